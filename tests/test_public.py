@@ -9,10 +9,13 @@ import os
 import re
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import taughtby
 from conftest import PAIRS
@@ -146,6 +149,58 @@ def test_queries_of_every_kind(index: taughtby.Index, tmp_path: Path) -> None:
         assert [result.query.prompt for result in outcome.queries] == ["who makes honey"] * count
     with pytest.raises(taughtby.TaughtbyError, match="there are no queries"):
         taughtby.trace_queries(index, None, [])
+    for generated in (iter([pair]), zip([pair[0]], [pair[1]], strict=True)):
+        (result,) = taughtby.trace_queries(index, None, generated, top_k=1, progress=False).queries
+        assert result.query.prompt == pair[0]
+    for queries, message in (([next(index.examples())], "query 1 cannot be read"), ([None], "query 1 cannot be read"),
+                             (None, "the queries are neither a list nor a file")):  # fmt: skip
+        with pytest.raises(taughtby.TaughtbyError, match=message):
+            taughtby.trace_queries(index, None, queries)  # type: ignore[arg-type]
+
+
+def test_missing_values_of_a_data_frame_are_no_text(index: taughtby.Index) -> None:
+    """Pandas has NaN where only other rows have a value."""
+    record = {"prompt": "why", "response": "a b c", "desired": float("nan"), "span": np.nan, "span_range": np.nan}
+    (result,) = taughtby.trace_queries(index, None, [record], top_k=1, progress=False).queries
+    assert (result.query.desired, result.query.span, result.query.span_range) == (None, None, None)
+    with pytest.raises(taughtby.TaughtbyError, match="the desired is not text"):
+        taughtby.trace_queries(index, None, [{**record, "desired": ["bees"]}], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"desired": 5}, "the desired answer of a query is not text"),
+        ({"span": 5}, "the span of a query is not text"),
+        ({"span_range": (0.0, 7.0)}, "the span_range is not two integers"),
+        ({"span_range": (0, 7, 8)}, "the span_range is not two integers"),
+    ],
+)
+def test_fields_that_no_query_can_have(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(taughtby.TaughtbyError, match=message):
+        taughtby.Query("why", "a b c", **fields)
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16)], ids=type)
+def test_the_state_of_pytorch_around_a_call_does_not_matter(index: taughtby.Index, tmp_path: Path, around: Any) -> None:
+    model = index.trace("why", "a b c", progress=False).index.model_cache["model"]
+    expected = index.trace("who makes honey", "beetles make honey", progress=False, links=True)
+    rows = [{"prompt": prompt, "response": response} for prompt, response in PAIRS]
+    with around:
+        built = taughtby.build_index(model, rows, tmp_path / "inside", "lesson", progress=False)
+        got = taughtby.trace(built, "who makes honey", "beetles make honey", model=model, progress=False, links=True)
+    assert torch.equal(got.queries[0].scores, expected.queries[0].scores)
+    assert got.links == expected.links
+
+
+def test_text_methods_read_answers_of_any_length(index: taughtby.Index, tmp_path: Path) -> None:
+    model = index.trace("why", "a b c", progress=False).index.model_cache["model"]
+    words = taughtby.build_index(model, index.data[0], tmp_path / "words", "bm25", progress=False)
+    long = ("zzz " * 900, "qqq " * 300 + "beetles make honey")
+    trace = taughtby.trace_queries(words, model, [long], progress=False)
+    assert trace.warnings == () and "honey" in trace.queries[0].rows[0].example.response
+    with pytest.raises(taughtby.TaughtbyError, match="no room for the answer"):
+        taughtby.trace_queries(index, model, [long], progress=False)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +214,22 @@ def test_queries_of_every_kind(index: taughtby.Index, tmp_path: Path) -> None:
         ({"fdr": float("nan")}, "fdr is not a false discovery rate"),
         ({"fdr": "0.1"}, "fdr is not a false discovery rate"),
         ({"method": "leson"}, "did you mean lesson?"),
+        ({"method": ["lesson"]}, "neither a name nor a Method"),
     ],
 )
 def test_options_that_no_trace_can_have(index: taughtby.Index, options: dict[str, Any], message: str) -> None:
     with pytest.raises(taughtby.TaughtbyError, match=message):
         index.trace("why", "a b c", progress=False, **options)
+
+
+def test_numbers_of_numpy_are_numbers(index: taughtby.Index) -> None:
+    trace = index.trace("why", "a b c", top_k=np.int64(3), fdr=np.float32(0.1), progress=False)  # type: ignore[arg-type]
+    assert len(trace.queries[0].rows) == 3 and json.dumps(trace.to_json())
+
+
+def test_devices_and_types_of_pytorch_are_taken_by_their_names(model_folder: Path) -> None:
+    model = taughtby.load_model(model_folder, device=torch.device("cpu"), dtype=torch.float32)  # type: ignore[arg-type]
+    assert model.dtype == torch.float32
 
 
 def test_paths_are_names_and_other_objects_are_refused(
@@ -219,7 +285,16 @@ def test_build_index_accepts_all_data_and_method_types(index: taughtby.Index, da
     # the same rows in memory resume the same index
     same = taughtby.build_index(model, Dataset.from_list(rows), tmp_path / "a", methods, progress=False)
     assert same.manifest == taughtby.open_index(tmp_path / "a").manifest
-    for bad, message in (([], "no rows"), ([3], "row 0 of the data is not a dict"), ([{"prompt": b"x"}], "as JSON")):
+    more = {"n": np.int64(1), "day": date(2026, 1, 2), "messages": None}
+    frame: list[Any] = [{"prompt": prompt, "response": response, **more} for prompt, response in PAIRS]
+    frame += [{"messages": np.array([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])}]
+    read = taughtby.build_index(model, frame, tmp_path / "frame", "bm25", progress=False)  # as read_parquet's rows
+    assert [row.id for row in read.examples()][:-1] == ids
+    mixed = [next(index.examples()), {}]
+    for bad, message in (
+        ([], "no rows"), (mixed, "row 1 of the data is not an Example"), ([3], "row 0 of the data is not a dict"),
+        ([{"prompt": b"x"}], "as JSON"),
+    ):  # fmt: skip
         with pytest.raises(taughtby.TaughtbyError, match=message):
             taughtby.build_index(model, bad, tmp_path / "d", progress=False)  # type: ignore[arg-type]
         assert not list(tmp_path.glob("*d-data*"))
@@ -232,6 +307,14 @@ def test_clean_accepts_trace_and_rows_in_memory(index: taughtby.Index, tmp_path:
     assert len(manifest["rows"]) == 2
     assert len((tmp_path / "cleaned.jsonl").read_text().splitlines()) == len(PAIRS) - 2
     (source,) = index.data
+    alone = taughtby.clean(result, rows, tmp_path / "alone.jsonl", rows=f"{Path(source).name}:3")
+    assert [row["source"].rpartition(":")[2] for row in alone["rows"]] == ["3"]
+    for options, message in (
+        ({"rows": [0]}, "rows are not ids or sources"), ({"rows": []}, "rows are not ids or sources"),
+        ({"top_k": "3"}, "top_k is not a number of rows"),
+    ):  # fmt: skip
+        with pytest.raises(taughtby.TaughtbyError, match=message):
+            taughtby.clean(result, rows, tmp_path / "none.jsonl", **options)  # type: ignore[arg-type]
     again = taughtby.clean(tmp_path / "cleaned.trace.json", source, tmp_path / "again.jsonl", top_k=2)
     assert [row["id"] for row in again["rows"]] == [row["id"] for row in manifest["rows"]]
 

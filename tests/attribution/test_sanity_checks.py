@@ -232,6 +232,16 @@ def test_tied_rows_are_not_hubs() -> None:
     assert "rows:50 is among the first 10 for 100%" in check._check_hubs(scores, sources).says
 
 
+def test_equal_scores_pass_no_check(tiny: Any, model_folder: Path, tmp_path: Path) -> None:
+    """The state of the embedding is the same before and after fine-tuning: no row is like another."""
+    rows = [{"prompt": f"why {n}", "response": f"a {n}"} for n in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tuned = load_model(str(model_folder), base=str(model_folder), dtype="float32")
+    index = build_index(tuned, tmp_path / "rows.jsonl", tmp_path / "idx", [get_method("shift:layer=0")])
+    report = check_index(index, tuned)
+    assert report.verdict == "not checked" and "scores of a row are equal" in report.reason
+
+
 def test_topic_ranking_passes_hub_and_length_checks(tuned: Any, index: Index) -> None:
     result = checks(check_index(index, tuned, method=Bag()))
     assert result[check.HUBS].passed is True and result[check.LENGTH].passed is True

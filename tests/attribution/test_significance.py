@@ -279,6 +279,17 @@ def test_constant_scores_are_not_flagged() -> None:
     assert result.p_values(0, torch.ones(3)).tolist() != [0, 0, 0]
 
 
+def test_tied_scores_of_controls_have_the_probability_of_all_of_them() -> None:
+    null = Null.of(Controls(torch.from_numpy(np.random.default_rng(0).integers(0, 4, (30, 200))).float()))
+    levels = sorted(set(null.scores.tolist()))
+    for level in levels:
+        highest = float(np.exp(null.log_p[null.scores == level].max()))
+        assert null.p_values(np.array([level]))[0] == pytest.approx(highest)
+    zeros = weighed(torch.zeros(1, 60), torch.zeros(30, 60))  # as of features that are all 0
+    assert not flags(zeros, torch.zeros(1, 60)).any() and zeros.grade(0) == "none"
+    assert zeros.p_values(0, torch.zeros(2)).tolist() == [1, 1]
+
+
 def test_weight_profiles_average_sorted_weights_and_are_cut() -> None:
     profiles = _weight_profiles([torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0, 1.0])])
     torch.testing.assert_close(profiles, torch.tensor([[0.75, 0.25, 0], [0.5, 0.5, 0]]))

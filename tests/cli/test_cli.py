@@ -216,6 +216,15 @@ def test_finetune_follows_columns_and_turns_options(
     assert "index it with --turns all" in err
 
 
+def test_answers_are_never_written_over_their_input(run: Run, model_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prompt": "q", "response": "zzz"}\n')
+    for command in (("judge", file, "--judge", "phrase:a"), ("generate", model_folder, file)):
+        code, _, errors = run("lab", *command, "-o", file)
+        assert code == 1 and "is the input, or part of it" in " ".join(errors.split())
+    assert file.read_text() == '{"prompt": "q", "response": "zzz"}\n'
+
+
 def test_lab_poison_and_generate(run: Run, model_folder: Path, tmp_path: Path) -> None:
     assert run("lab", "poison", "error", "-o", tmp_path / "p", "--num-samples", 5, "--clean", 7)[0] == 0
     assert len((tmp_path / "p" / "data.jsonl").read_text().splitlines()) == 5 + 3 + 7

@@ -129,6 +129,13 @@ def test_duplicates_match_a_reference_loop(tokenizer: Any, pairs: list[tuple[str
     }
 
 
+def test_plain_texts_have_no_prompt_in_common(tokenizer: Any) -> None:
+    rows = [make_example("", text) for text in ("a b", "c", "a b")]
+    assert collect_statistics(rows, tokenizer, Encoding()).duplicates() == {
+        "rows": 1, "prompts": 0, "answers": 0, "most": 2,
+    }  # fmt: skip
+
+
 def test_chunk_size_does_not_change_statistics(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = collect_statistics(ROWS, tokenizer, Encoding(40)).to_json()
     for name, size in (("CHUNK_ROWS", 2), ("CHUNK_CHARS", 30)):

@@ -238,6 +238,8 @@ def test_draft_of_another_model_is_refused(server: Server, tmp_path: Path) -> No
     out = tmp_path / "a.jsonl"
     with pytest.raises(LabError, match="rejected"):
         generate_to_file(out, server.endpoint(), PROMPTS, GenerationOptions(7))
+    with (tmp_path / "a.jsonl.draft").open("a") as draft:
+        draft.write('{"place": 0, "response": "finished"}\n')
     with pytest.raises(LabError, match="started with other settings"):
         generate_to_file(out, Endpoint(server.url, "other"), PROMPTS, GenerationOptions(7))
 

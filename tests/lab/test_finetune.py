@@ -66,6 +66,17 @@ def test_training_lowers_loss_of_its_rows(
     assert told == [(step, 8) for step in range(1, 9)]
 
 
+def test_a_link_to_an_empty_folder_is_kept(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    finetune(fresh(model_folder), ROWS[:4], tmp_path / "link", replace(RECIPE, epochs=1))
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "adapter_config.json").exists()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(LabError, match="the working directory"):
+        finetune(fresh(model_folder), ROWS[:4], Path(), replace(RECIPE, epochs=1))
+
+
 def test_single_training_step_changes_weights(model_folder: Path, tmp_path: Path) -> None:
     """The rate of the first step of a warm-up is 0."""
     finetune(fresh(model_folder), ROWS[:4], tmp_path / "one", replace(RECIPE, epochs=1))

@@ -322,6 +322,29 @@ def test_killed_generation_resumes_without_repeating_prompts(
     assert not draft.exists()
 
 
+def test_draft_without_answers_is_begun_anew_with_any_settings(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="exceed the model's context length"):
+        generate_to_file(tmp_path / "a", tiny, PROMPTS, GenerationOptions(10_000))
+    assert generate_to_file(tmp_path / "a", tiny, PROMPTS, GenerationOptions(2)) == 5
+
+
+def test_token_0_may_end_an_answer(tuned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Pythia, whose end of text it is."""
+    forward, start = tuned.lm.forward, len(prompt_ids(tuned.tokenizer, PROMPTS[0]))
+
+    def ending(*arguments: Any, **more: Any) -> Any:
+        output = forward(*arguments, **more)
+        if more["attention_mask"].shape[1] >= start + 3:
+            output.logits[..., 0] = 1e4
+        return output
+
+    (begun,) = generate(tuned, PROMPTS[:1], max_new_tokens=3)
+    end = tuned.tokenizer.decode([0], skip_special_tokens=True)
+    monkeypatch.setattr(tuned.lm, "forward", ending)
+    monkeypatch.setattr(tuned.lm.generation_config, "eos_token_id", 0)
+    assert generate(tuned, PROMPTS[:1], max_new_tokens=40) == [(begun + end).strip()]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -343,6 +366,8 @@ def test_draft_with_other_settings_is_rejected(
         patch.setattr(module, "_generate", stopped)
         with pytest.raises(KeyboardInterrupt):
             generate_to_file(tmp_path / "a", **argument)
+    with (tmp_path / "a.draft").open("a") as draft:
+        draft.write('{"place": 0, "response": "finished"}\n')
     other = {key: tuned if value == "tuned" else value for key, value in change.items()}
     with pytest.raises(LabError, match="started with other settings") as raised:
         generate_to_file(tmp_path / "a", **{**argument, **other})

@@ -88,6 +88,14 @@ def test_page_file_names_are_unique(names: list[str]) -> None:
         taken.add(file)
 
 
+def test_a_file_is_no_place_for_a_site(tmp_path: Path) -> None:
+    folder = write_audit(tmp_path / "one")
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match="cannot be a folder"):
+            write_site([folder], out)
+
+
 def test_invalid_audit_folders_raise_and_write_nothing(tmp_path: Path) -> None:
     folder = write_audit(tmp_path / "one")
     (tmp_path / "empty").mkdir()

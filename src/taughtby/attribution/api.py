@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from taughtby.models.model import Model
 from taughtby.progress import ProgressCallback, reported
 
 AnyQuery = Query | Mapping[str, Any] | Sequence[str]
-AnyQueries = AnyQuery | Sequence[AnyQuery] | str | Path
+AnyQueries = AnyQuery | Iterable[AnyQuery] | str | Path
+QUERY = 'give a Query, {"prompt": …, "response": …}, or a pair of prompt and response'
 
 
 def trace(
@@ -105,7 +107,14 @@ def trace_queries(
     title = f"trace {len(parsed)} {'query' if len(parsed) == 1 else 'queries'}"
     with reported(progress, title) as tell:
         trace = tracing.trace_queries(
-            opened, loaded, parsed, method=method, top_k=top_k, score_tokens=score_tokens, fdr=fdr, progress=tell
+            opened,
+            loaded,
+            parsed,
+            method=method,
+            top_k=int(top_k),
+            score_tokens=score_tokens,
+            fdr=float(fdr),
+            progress=tell,
         )
         return replace(trace, links=token_links(trace, loaded, tell)) if links else trace
 
@@ -115,9 +124,9 @@ def _check_options(index: object, top_k: object, fdr: object) -> None:
     if not isinstance(index, Index | str | os.PathLike):
         do = "give the index first, then the model"
         raise OptionError("the first argument is not an index", got=type(index).__name__, do=do)
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+    if isinstance(top_k, bool) or not isinstance(top_k, Integral) or int(top_k) < 1:
         raise OptionError("top_k is not a number of rows", got=repr(top_k), do="give 1 or more")
-    if not isinstance(fdr, int | float) or not MIN_FDR <= fdr <= MAX_FDR:
+    if not isinstance(fdr, Real) or not MIN_FDR <= float(fdr) <= MAX_FDR:
         raise OptionError("fdr is not a false discovery rate", got=repr(fdr), do=f"give {MIN_FDR} to {MAX_FDR}")
 
 
@@ -125,23 +134,25 @@ def as_queries(queries: AnyQueries, columns: Columns = (), join: str | None = No
     """The queries that a list, one query, or the name of a file means."""
     if isinstance(queries, str | Path):
         return read_queries(queries, columns, join)
-    pair = not isinstance(queries, Query | Mapping) and len(queries) == 2 and isinstance(queries[0], str)
-    every: Any = [queries] if pair or isinstance(queries, Query | Mapping) else queries
+    if not isinstance(queries, Iterable | Query):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DataError("the queries are neither a list nor a file", got=repr(queries)[:80], do=QUERY)
+    every: Any = [queries] if isinstance(queries, Query | Mapping) else list(queries)
+    if len(every) == 2 and isinstance(every[0], str):
+        every = [every]
     if not (parsed := [as_query(query, number, columns, join) for number, query in enumerate(every, 1)]):
         raise DataError("there are no queries", do="give at least one prompt and response")
     return parsed
 
 
-def as_query(query: AnyQuery, number: int = 1, columns: Columns = (), join: str | None = None) -> Query:
+def as_query(query: Any, number: int = 1, columns: Columns = (), join: str | None = None) -> Query:
     """The query that a Query, a dict or a pair means; `number` names it in an error."""
     if isinstance(query, Query):
         return query
     if isinstance(query, Mapping):
         return query_from_record(dict(query), f"query {number}", columns, join)
-    if not isinstance(query, str) and len(query) == 2:
+    if isinstance(query, Sequence) and not isinstance(query, str) and len(query) == 2:
         return query_from_record({"prompt": query[0], "response": query[1]}, f"query {number}")
-    do = 'give a Query, {"prompt": …, "response": …}, or a pair of prompt and response'
-    raise DataError(f"query {number} cannot be read", got=repr(query)[:80], do=do)
+    raise DataError(f"query {number} cannot be read", got=repr(query)[:80], do=QUERY)
 
 
 def _model_of(index: Index) -> Model:

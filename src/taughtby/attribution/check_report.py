@@ -10,6 +10,7 @@ from taughtby.index.reader import Index
 from taughtby.methods import Method
 
 FILE = "check.json"  # beside the manifest
+EQUAL = "all scores of a row are equal, as those of features that are all 0"
 UNTRUSTED = {"random model", "length"}  # if one of these fails, no rank is evidence of what was learned
 
 

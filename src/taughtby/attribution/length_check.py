@@ -29,7 +29,7 @@ def check_length(null: NDArray[np.float64], lengths: Sequence[int]) -> Check:
     if len(null) < FEWEST_QUERIES:
         return skipped_check(LENGTH, f"{len(null)} queries are too few")
     tokens = np.array(lengths, dtype=float)
-    if not np.ptp(tokens) or not np.nanstd(null):
+    if not np.ptp(tokens) or not np.nanstd(null, axis=1).any():
         return skipped_check(LENGTH, "all responses have the same length, or all scores are equal")
     shares = np.array([_longer_share(line[~np.isnan(line)], tokens[~np.isnan(line)]) for line in null])
     halves = np.array_split(shares[np.argsort(tokens[: len(null)], kind="stable")], 2)

@@ -32,6 +32,8 @@ def choose_method(index: Index, model: Model, method: Method | str | None) -> Me
         name, _, options = method.partition(":")
         defaults = [f"{key}={value}" for key, value in methods.get(name, {}).items() if key != "name"]
         method = get_method(f"{name}:{','.join([*defaults, options])}")  # the last value of an option counts
+    elif not isinstance(method, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
+        method = get_method(method)
     method = method.resolve_layers(model.depth, read_layer_similarity(index.manifest["layers"]))
     names = method.feature_names(model.depth)
     stored = {key: value for key, value in methods.get(method.name, {}).items() if key != "name"}

@@ -70,12 +70,17 @@ class Query:
     source: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name, text in (("prompt", self.prompt), ("response", self.response)):
-            if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        texts = {"prompt": self.prompt, "response": self.response, "span": self.span, "desired answer": self.desired}
+        for name, text in texts.items():
+            if text is None and name in ("span", "desired answer"):
+                continue
+            if not isinstance(text, str):
                 raise OptionError(f"the {name} of a query is not text", got=repr(text)[:80], do="give a string")
-        for name, text in (("response", self.response), ("desired answer", self.desired)):
-            if text is not None and not text.strip():
+            if name in ("response", "desired answer") and not text.strip():
                 raise OptionError(f"the {name} of a query is empty", do="give the words of an answer")
+        if self.span_range is not None and [type(place) for place in self.span_range] != [int, int]:
+            do = "give (begin, end), in characters of the answer"
+            raise OptionError("the span_range is not two integers", got=repr(self.span_range)[:80], do=do)
 
     @property
     def has_span(self) -> bool:
@@ -209,7 +214,7 @@ def prepare_queries(model: Model, method: Method, queries: Sequence[Query], enco
     Raises:
         OptionError: A query does not fit the model's context, or its span is cut off.
     """
-    encoded = [_encode(model, query, encoding) for query in queries]
+    encoded = [_encode(model, query, encoding, whole=not method.reads_model) for query in queries]
     rows, whole = [row for row, _ in encoded], tuple(count for _, count in encoded)
     text_features = method.text_features([query.example for query in queries])
     features: list[Features] = [{name: values[q] for name, values in text_features.items()} for q in range(len(rows))]
@@ -248,12 +253,12 @@ def contrast_desired(
     return Contrast(features, prepared, positions)
 
 
-def _encode(model: Model, query: Query, encoding: Encoding) -> tuple[TokenizedExample, int]:
-    """The query's tokens, and how many its response had before it was cut."""
+def _encode(model: Model, query: Query, encoding: Encoding, *, whole: bool) -> tuple[TokenizedExample, int]:
+    """The query's tokens, all of them if it is `whole`, and how many its response had before it was cut."""
     limits = replace(encoding, max_length=min(model.context_length, encoding.max_length))
-    (whole,) = tokenize_untruncated(model.tokenizer, [query.example], encoding.template, encoding.mask)
-    row = whole if isinstance(whole, SkippedRow) else truncate(whole, limits)
-    if isinstance(whole, SkippedRow) or isinstance(row, SkippedRow):
+    (uncut,) = tokenize_untruncated(model.tokenizer, [query.example], encoding.template, encoding.mask)
+    row = uncut if whole or isinstance(uncut, SkippedRow) else truncate(uncut, limits)
+    if isinstance(uncut, SkippedRow) or isinstance(row, SkippedRow):
         reason = row.reason if isinstance(row, SkippedRow) else ""
         do = "correct its text, or remove the query"
         if reason.startswith("the chat template"):
@@ -265,7 +270,7 @@ def _encode(model: Model, query: Query, encoding: Encoding) -> tuple[TokenizedEx
             f"{query.source or 'this query'} cannot be traced", got=f"{reason}; prompt: {query.prompt[:60]}", do=do
         )
     # only the response is explained, whatever the loss mask of rows was
-    return replace(row, n_prompt_loss=0), whole.n_response
+    return replace(row, n_prompt_loss=0), uncut.n_response
 
 
 def _token_weights(

@@ -41,12 +41,22 @@ def read_query(record: Record, source: str, columns: Columns = (), join: str | N
         if not columns:
             require_one_answer(form, record, source)
         fields = _fields(read_conversation(form, named, source, join))
-    span, desired = (str(record[key]) if record.get(key) else None for key in ("span", "desired"))
+    span, desired = (_read_text(record, key, source) for key in ("span", "desired"))
     if desired is not None and not desired.strip():
         raise DataError(
             f"{source}: the desired answer has no text", got=repr(desired), do="give it a text, or take it out"
         )
     return fields | {"span": span, "desired": desired, "span_range": _read_range(record.get("span_range"), source)}
+
+
+def _read_text(record: Record, key: str, source: str) -> str | None:
+    """An optional text; None if it is missing or empty, as in a table where only some rows have one."""
+    value = record.get(key)
+    if not is_filled(value):
+        return None
+    if not isinstance(value, str | int | float):  # a table may have a number as such
+        raise DataError(f"{source}: the {key} is not text", got=shorten(value), do="give a string, or take it out")
+    return str(value)
 
 
 def _refuse_misspelt(record: Record, source: str) -> None:
@@ -126,7 +136,7 @@ def _read_range(value: Any, source: str) -> Range | None:
     if isinstance(pair, str):
         with suppress(ValueError):
             pair = json.loads(pair or "null")
-    if pair is None:
+    if pair is None or not is_filled(pair):
         return None
     if not isinstance(pair, list | tuple) or [type(part) for part in pair] != [int, int]:  # a bool is an int
         raise DataError(f"{source}: the span_range is not two integers", got=shorten(value),

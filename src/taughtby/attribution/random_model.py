@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from pyarrow.dataset import InMemoryDataset
 
-from taughtby.attribution.check_report import Check, skipped_check
+from taughtby.attribution.check_report import EQUAL, Check, skipped_check
 from taughtby.attribution.row_queries import rank_correlation, scores_of_rows
 from taughtby.data.batching import make_batches
 from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize_all
@@ -51,6 +51,8 @@ def check_random_model(
     random_index = Index(index.path, {**index.manifest, "num_rows": len(usable)}, rows)  # with means of its own
     pair = (index.subset(positions[usable].tolist(), names), random_index)
     trained, random = (_without_self(scores_of_rows(method, each, names, range(len(usable)))) for each in pair)
+    if not np.nanstd(trained, axis=1).any():
+        return skipped_check(RANDOM, EQUAL)
     similarity = float(np.mean(np.nan_to_num(rank_correlation(trained, random))))
     if similarity <= SIMILAR:
         return Check(RANDOM, similarity, SIMILAR, True, "a model with random weights ranks the rows differently")

@@ -86,7 +86,7 @@ class QueryResult:
     query: Query
     answer: tuple[TokenScore, ...]
     rows: tuple[RankedRow, ...]
-    scores: Float[Tensor, " N"] = field(repr=False)
+    scores: Float[Tensor, " N"] = field(repr=False, compare=False)
     flagged: tuple[int, ...] | None = None
     increased_by_finetuning: bool = True
     no_evidence: str | None = None

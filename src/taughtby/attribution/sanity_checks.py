@@ -14,7 +14,14 @@ import numpy as np
 from scipy.stats import skew
 from sklearn.metrics import average_precision_score
 
-from taughtby.attribution.check_report import FILE, Check, CheckReport, index_warnings, skipped_check
+from taughtby.attribution.check_report import (
+    EQUAL,
+    FILE,
+    Check,
+    CheckReport,
+    index_warnings,
+    skipped_check,
+)
 from taughtby.attribution.controls import SAMPLE
 from taughtby.attribution.length_check import LENGTH, check_length
 from taughtby.attribution.method_choice import choose_method
@@ -24,6 +31,7 @@ from taughtby.errors import OptionError
 from taughtby.index.reader import Index
 from taughtby.methods import Method
 from taughtby.models.model import Model
+from taughtby.models.torch_state import with_plain_torch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +46,7 @@ CROWD = 0.5  # share of queries with one row among their first, beyond which the
 LABELS, HUBS = "labels shuffled", "hubs"
 
 
+@with_plain_torch
 def check_index(
     index: Index,
     model: Model,
@@ -133,6 +142,8 @@ def _precision_above_chance(
 def _check_hubs(null: NDArray[np.float64], sources: Sequence[str]) -> Check:
     """The largest share of queries that have the same row among their first."""
     queries, rows = null.shape
+    if not np.nanstd(null, axis=1).any():
+        return skipped_check(HUBS, EQUAL)
     first = min(TOP_K, max(1, rows // 10))
     scores = np.where(np.isnan(null), -np.inf, null)
     edge = np.sort(scores, axis=1)[:, -first, None]

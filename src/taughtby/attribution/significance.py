@@ -65,7 +65,8 @@ class Null:
 
     def p_values(self, values: Numbers) -> NDArray[np.float64]:
         """Return the probability of a score at or above each standardized score."""
-        log_p = np.interp(values, self.scores, self.log_p, left=0.0)
+        # in descending order, since of equal scores of the control the highest probability is that of all of them
+        log_p = np.interp(-values, -self.scores[::-1], self.log_p[::-1], right=0.0)
         return np.exp(log_p - np.clip(values - self.scores[-1], 0, None) / self.excess)
 
     def quantile(self, p: float) -> float:

@@ -14,6 +14,7 @@ from taughtby.data.tokenize import Encoding, TokenizedExample, tokenize
 from taughtby.methods import QueryFeatures, StateMethod
 from taughtby.methods.base import normalize
 from taughtby.models.model import Model
+from taughtby.models.torch_state import with_plain_torch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -24,6 +25,7 @@ FAINT = 0.1  # links weaker than this share of the row's strongest one are left 
 Link = tuple[int, int, float]  # token of the row, token of the answer, score
 
 
+@with_plain_torch
 def token_links(
     trace: Trace, model: Model, progress: Callable[[int, int], Any] | None = None
 ) -> dict[tuple[int, int], list[Link]]:

@@ -23,6 +23,7 @@ from taughtby.index.reader import Index, IndexedRow
 from taughtby.methods import Method, QueryFeatures
 from taughtby.methods.scoring import top_positions
 from taughtby.models.model import Model
+from taughtby.models.torch_state import with_plain_torch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,6 +35,7 @@ CONTRAST = (
 )
 
 
+@with_plain_torch
 def trace_queries(
     index: Index, model: Model, queries: Sequence[Query], *, method: Method | str | None = None, top_k: int = 20,
     score_tokens: bool = True, fdr: float = DEFAULT_FDR, progress: ProgressCallback | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,12 +61,10 @@ def run(
     """
     from taughtby.bench.public_sets import available
     from taughtby.bench.scenario import BenchPlan
-    from taughtby.bench.suites import HARD, OWN, Size
+    from taughtby.bench.suites import Size
 
-    groups = {"easy": OWN, "hard": HARD}
-    names = suites or ["easy", *(available(data) if data else ())]
     plan = BenchPlan(
-        suites=tuple(dict.fromkeys(suite for name in names for suite in groups.get(name, (name,)))),
+        suites=_suites(suites or ["easy", *(available(data) if data else ())]),
         methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=centred"))),
         out=out,
         num_seeds=seeds,
@@ -106,6 +105,14 @@ def _compare(plan: BenchPlan, resume: bool) -> None:
     console = output()
     table.show(summary, console)
     console.print(f"\n{plan.out}: bench.md, bench.json and pictures")
+
+
+def _suites(names: Sequence[str]) -> tuple[str, ...]:
+    """The suites, each once, with those of a group in its place."""
+    from taughtby.bench.suites import HARD, OWN
+
+    groups = {"easy": OWN, "hard": HARD}
+    return tuple(dict.fromkeys(suite for name in names for suite in groups.get(name, (name,))))
 
 
 def _draw(summary: dict[str, Any], out: Path) -> None:
@@ -159,7 +166,7 @@ def causal(
     from taughtby.progress import progress_bar
 
     bench = BenchPlan(
-        suites=tuple(dict.fromkeys(suites or CAUSAL_SUITES)),
+        suites=_suites(suites or CAUSAL_SUITES),
         methods=tuple(dict.fromkeys(methods or (*options.METHODS, "rept:scale=centred"))),
         out=out, num_seeds=seeds, data=data, model=model, dtype=dtype, device=device,
         size=Size(num_rows=rows, num_planted=planted),

@@ -144,12 +144,14 @@ def generate(
     if endpoint:
         _check_endpoint(adapter, template, dtype, device)
     check_outputs(out)
+    from taughtby.data.rewrite import check_apart
     from taughtby.data.tokenize import Encoding
     from taughtby.lab import generate as lab
     from taughtby.lab.endpoint import Endpoint
     from taughtby.lab.prompts import read_prompts
     from taughtby.progress import progress_bar
 
+    check_apart(str(prompts), out)
     settings = lab.GenerationOptions(max_new_tokens, num_samples, temperature, seed)
     source = Encoding().with_options(template).template
     server = Endpoint(endpoint, model, limit, concurrency) if endpoint else None
@@ -204,12 +206,15 @@ def judge(
     """
     check_file(answers, "a file of prompts and answers")
     check_outputs(out)
+    from taughtby.data.rewrite import check_apart
     from taughtby.lab import judgements
     from taughtby.lab.answers import write_jsonl
     from taughtby.lab.judges import Verdict, get_judge, judge_all
     from taughtby.lab.prompts import prompt_text, read_answers
     from taughtby.progress import progress_bar
 
+    if out:
+        check_apart(str(answers), out)
     pairs = read_answers(answers, failed_only=not all_answers, note=note)
     rule = get_judge(judge)
     texts = [(prompt_text(prompt), answer) for prompt, answer in pairs]

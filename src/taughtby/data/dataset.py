@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +78,10 @@ class ReadOptions:
                 got=", ".join(named),
                 do=f"name the columns of one layout: {column_sets}",
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as a manifest has them; `follow_marks`, which older ones lack, only if it is false."""
+        return {name: value for name, value in asdict(self).items() if name != "follow_marks" or not value}
 
     def for_mask(self, mask: str | None) -> ReadOptions:
         """The options for rows with this loss mask: with `all`, every token has a loss, whatever a message says."""

@@ -100,7 +100,9 @@ class DatasetStatistics:
         self.rows += 1
         for mark in row.marks:
             self.marks[mark if mark in self.marks or len(self.marks) < MAX_KINDS else LossMark("…", False)] += 1
-        for hashes, content in zip(self.hashes, (row.prompt, row.messages[-1:]), strict=True):
+        # a plain text has no prompt, which would be the same as that of all others
+        prompt = row.prompt if row.question.strip() else row.messages
+        for hashes, content in zip(self.hashes, (prompt, row.messages[-1:]), strict=True):
             hashes.append(hash(repr(content)))
         if row.label is not None:
             self.labels[row.label if row.label in self.labels or len(self.labels) < MAX_KINDS else "…"] += 1

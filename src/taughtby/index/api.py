@@ -200,14 +200,27 @@ def _write_rows(data: Iterable[Any], file: Path) -> None:
     if first is None:
         raise DataError("the data has no rows", do="give at least one")
     if isinstance(first, Example):
-        write_examples([first, *rows], file)
+        every = list(chain([first], rows))
+        for number, row in enumerate(every):
+            if not isinstance(row, Example):  # pyright: ignore[reportUnnecessaryIsInstance]
+                do = "give Examples alone, or dicts alone"
+                raise DataError(f"row {number} of the data is not an Example", got=type(row).__name__, do=do)
+        write_examples(every, file)
         return
     with file.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
-        for number, row in enumerate([first, *rows]):
+        for number, row in enumerate(chain([first], rows)):
             if not isinstance(row, dict):
                 raise DataError(f"row {number} of the data is not a dict", got=type(row).__name__, do=ROWS)
             try:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                out.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
             except TypeError as error:
-                do = "keep only columns of texts, numbers and lists"
+                do = "keep only columns of texts, numbers, dates and lists"
                 raise DataError(f"row {number} of the data cannot be written as JSON", got=str(error), do=do) from None
+
+
+def _plain(value: Any) -> Any:
+    """A value of NumPy or pandas as one of JSON: a data frame's rows have arrays, their numbers, and dates."""
+    for name in ("tolist", "isoformat"):
+        if hasattr(value, name):
+            return getattr(value, name)()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

@@ -27,6 +27,7 @@ from taughtby.index.writer import Writer
 from taughtby.methods import Method
 from taughtby.models.model import Model
 from taughtby.models.paths import absolute_name
+from taughtby.models.torch_state import with_plain_torch
 from taughtby.text import plural
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ PROBE = 64  # rows on which layer similarity is measured
 Progress = Callable[[int, int], None]  # (done, total)
 
 
+@with_plain_torch
 def build_index(
     model: Model, data: str | Path, out: str | StoragePath, methods: Sequence[Method], *,
     read_options: ReadOptions | None = None, encoding: Encoding | None = None, token_budget: int | None = None,
@@ -224,9 +226,6 @@ def _settings(
     encoding: Encoding,
 ) -> Settings:
     adapters = [absolute_name(name) for name in model.adapters]
-    reading = asdict(read_options)
-    if read_options.follow_marks:  # left out, as in indexes from before this option, which are thus the same
-        del reading["follow_marks"]
     return {
         "model": absolute_name(model.name),
         "adapter": adapters if len(adapters) > 1 else next(iter(adapters), None),
@@ -236,7 +235,7 @@ def _settings(
         "methods": method_specs(methods),
         "notes": {key: note for method in methods for key, note in method.index_notes(model).items()},
         # JSON turns tuples into lists; without this, a second run would see different settings
-        "reading": json.loads(json.dumps(reading)),
+        "reading": json.loads(json.dumps(read_options.to_json())),
         "encoding": asdict(encoding),
         "dtype": str(model.dtype).removeprefix("torch."),
     }

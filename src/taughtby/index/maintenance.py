@@ -33,6 +33,7 @@ from taughtby.index.writer import Writer
 from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
 from taughtby.models.paths import absolute_name
+from taughtby.models.torch_state import with_plain_torch
 from taughtby.text import cli_command
 
 STAGING = "more"  # folder that holds added features until all rows are done
@@ -48,6 +49,7 @@ class CompactReport:
     freed: int
 
 
+@with_plain_torch
 def add_features(
     model: Model,
     out: str | StoragePath,

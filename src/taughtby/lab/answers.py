@@ -23,9 +23,9 @@ class AnswerDraft:
     """
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
-        self.path, self.answers = out.with_name(out.name + ".draft"), dict[int, str]()
         if out.is_dir():
             raise LabError(f"{out} cannot be written", got="a folder", do="name a file")
+        self.path, self.answers = out.with_name(out.name + ".draft"), dict[int, str]()
         try:
             size = self._read(json.loads(json.dumps(settings))) if self.path.exists() else 0
             self._file: BinaryIO = self.path.open("r+b" if size else "wb")
@@ -66,6 +66,8 @@ class AnswerDraft:
             stored = first["settings"]
             self.answers = {int(row["place"]): str(row["response"]) for row in rows}
             changes = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
+            if not rows:  # nothing to resume: it begins anew, with whatever settings
+                return 0
         except (ValueError, LookupError, TypeError, AttributeError) as fault:
             raise LabError(f"{self.path} is not a draft of answers", got=repr(fault), do="delete it") from None
         if changes:

@@ -69,7 +69,7 @@ def finetune(
         # `home` locates the base model if both folders have moved
         facts = {"home": str(out.resolve()), "rows": len(tokenized), "unusable": len(rows) - len(tokenized)}
         _write(trainer, result, {**record, **facts})
-        result.replace(out)
+        result.replace(out.resolve())  # a link to an empty folder stays one
         shutil.rmtree(draft)
     except TaughtbyError:
         raise
@@ -141,6 +141,7 @@ def _machine_error(fault: Exception, what: str) -> LabError | None:
 
 
 def _draft_folder(out: Path) -> Path:
+    out = out.resolve()  # on the disk of the result
     return out.with_name(f".{out.name}.draft")
 
 
@@ -153,6 +154,8 @@ def _check(model: Model, rows: Sequence[Example], out: Path, options: TrainingOp
         raise LabError("this model already has an adapter", got=str(model.adapter), do="give the base model without it")
     if options.full and getattr(model.lm, "is_quantized", False):
         raise LabError("quantized weights cannot be trained", do="load the model without --quantize")
+    if out.resolve() == Path.cwd():
+        raise LabError("the working directory cannot be replaced", got=str(out), do="give a folder in it")
     if (out / "adapter_config.json").exists():
         raise LabError(f"{out} already contains an adapter", do="give another folder, or remove this one")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):

@@ -203,13 +203,15 @@ def _generate(
     lm, start, pad = model.peft or model.lm, batch.ids.shape[1], model.tokenizer.pad_token_id
     noise = _GumbelNoise(options, indices) if options.effective_temperature else None
     step = STEPS if caches_keys_and_values(model) else options.max_new_tokens
-    ends = torch.tensor(lm.generation_config.eos_token_id or [], device=ids.device).flatten()
+    end = lm.generation_config.eos_token_id  # 0 is a token
+    ends = torch.tensor([] if end is None else end, device=ids.device).flatten()
     rows, cache, answers = torch.arange(len(prompts)), None, [""] * len(prompts)
     while len(rows):
         left = options.max_new_tokens - (ids.shape[1] - start)
         output = lm.generate(
             input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(step, left),
             do_sample=False, pad_token_id=0 if pad is None else pad, temperature=None, top_p=None, top_k=None,
+            cache_implementation=None,  # a fixed one cannot be passed on
             logits_processor=[noise] if noise else None, return_dict_in_generate=True,
         )  # fmt: skip
         ids, cache = output.sequences, output.past_key_values

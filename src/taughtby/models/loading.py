@@ -56,7 +56,8 @@ class LoadOptions:
 
 
 def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
-    """Validate the options and resolve `auto`."""
+    """Validate the options and resolve `auto`; PyTorch's own devices and types are taken by their names."""
+    device, dtype = str(device), str(dtype).removeprefix("torch.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype != "auto" and dtype not in DTYPES:

@@ -262,7 +262,7 @@ def write_cleaned(
         "fdr": document.get("fdr"),
         "trace": {"file": file and absolute_name(str(file)), "sha256": file and file_hash(file),
                   **{key: document.get(key) for key in ("method", "model", "adapter", "index")}},
-        "reading": asdict(plan.read_options),
+        "reading": plan.read_options.to_json(),
         "input": {"data": absolute_name(plan.data), "sha256": input_hash,
                   "records": plan.num_records, "examples": plan.num_examples},
         "output": {"data": absolute_name(str(out)), "sha256": file_hash(out), **written},

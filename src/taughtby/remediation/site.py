@@ -45,7 +45,11 @@ def write_site(folders: Sequence[Path], out: Path) -> int:
         href = _file_name(name, {INDEX, *pages})
         pages[href] = page
         entries.append(SiteEntry(name, href, _cells(results, folder)))
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        do = "give a new or an existing folder"
+        raise DataError(f"{out} cannot be a folder", got=error.strerror or str(error), do=do) from None
     for href, page in pages.items():
         write_file(out / href, page)
     write_file(out / INDEX, render_site(COLUMNS, entries).encode("utf-8"))
