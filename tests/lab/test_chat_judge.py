@@ -186,6 +186,14 @@ def test_client_errors_end_the_run_without_leaking_api_key(
     assert "secret" not in str(raised.value) and chat_server.KEY in raised.value.do
 
 
+def test_api_key_in_a_reply_stays_secret(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(chat_server.KEY, "sk-very-secret")
+    server.reply = lambda answer, times: chat_reply("your key is sk-very-secret")
+    with pytest.raises(JudgeFailure, match="it replied 'your key is …'") as raised:
+        get_judge(f"chat:{server.url}")("p", "a")
+    assert "secret" not in str(raised.value)
+
+
 def test_api_key_is_not_sent_over_http_to_remote_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx2
 

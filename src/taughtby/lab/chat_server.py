@@ -12,8 +12,11 @@ from typing import Any, Literal
 
 import httpx2
 
+from taughtby.errors import OptionError
+
 KEY = "OPENAI_API_KEY"
 KEY_SENT = "sent over https or to this machine only"
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 TRIES, BACKOFF = 4, 0.5  # seconds before the second try, doubled before each further one
 MAX_WAIT = 60.0  # seconds at most before a further try, if the server asks to wait
 CONNECT = 5.0  # timeout in seconds for a connection
@@ -49,12 +52,35 @@ def completions_address(address: httpx2.URL) -> httpx2.URL:
 
 
 def open_client(address: httpx2.URL, limit: float) -> httpx2.Client:
-    """A client that sends the key, and gives each try `limit` seconds."""
-    key = os.environ.get(KEY)
-    # never send the key unencrypted to another machine
-    safe = address.scheme == "https" or address.host in ("localhost", "127.0.0.1", "::1")
-    headers = {"Authorization": f"Bearer {key}"} if key and safe else {}
-    return httpx2.Client(headers=headers, timeout=httpx2.Timeout(limit, connect=min(limit, CONNECT)))
+    """A client that sends the key, and gives each try `limit` seconds; requests to this machine use no proxy.
+
+    Raises:
+        OptionError: The key has characters that cannot be sent.
+    """
+    local = address.host in THIS_MACHINE
+    # never send the key unencrypted to another machine, which a proxy may be
+    key = _read_key() if local or address.scheme == "https" else ""
+    return httpx2.Client(
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx2.Timeout(limit, connect=min(limit, CONNECT)),
+        verify=httpx2.create_ssl_context(),  # with the environment's certificates, also for this machine
+        trust_env=not local,
+    )
+
+
+def _read_key() -> str:
+    """The key from the environment, without blanks at its ends; empty if there is none."""
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        do = f"set {KEY} again: the key alone, on one line"
+        raise OptionError(f"the key in {KEY} has characters that no key has", do=do)
+    return key
+
+
+def redact(text: str, client: httpx2.Client) -> str:
+    """Replace the key that a client sends."""
+    key = client.headers.get("Authorization", "").removeprefix("Bearer ")
+    return text.replace(key, "…") if key else text
 
 
 def post(client: httpx2.Client, address: httpx2.URL, body: dict[str, Any]) -> httpx2.Response:
@@ -72,11 +98,11 @@ def post(client: httpx2.Client, address: httpx2.URL, body: dict[str, Any]) -> ht
         try:
             response = client.post(address, json=body)
         except httpx2.ConnectTimeout as fault:
-            failure = NoReplyError("unreachable", f"no connection: {fault}")
+            failure = NoReplyError("unreachable", redact(f"no connection: {fault}", client))
         except httpx2.TimeoutException:
             failure = NoReplyError("hung", f"no reply in time, tried {attempt + 1} times")
         except httpx2.TransportError as fault:
-            failure = NoReplyError("unreachable", str(fault) or type(fault).__name__)
+            failure = NoReplyError("unreachable", redact(str(fault), client) or type(fault).__name__)
         else:
             if response.status_code == 200:
                 return response
@@ -89,9 +115,8 @@ def post(client: httpx2.Client, address: httpx2.URL, body: dict[str, Any]) -> ht
 
 def _error_text(response: httpx2.Response, client: httpx2.Client) -> str:
     """Status and text of a reply, without the key."""
-    text = re.sub(r"\s+", " ", response.text)[:200]
-    key = client.headers.get("Authorization", "").removeprefix("Bearer ")
-    return f"{response.status_code}: {text.replace(key, '…') if key else text}"
+    text = re.sub(r"\s+", " ", redact(response.text, client))[:200]
+    return f"{response.status_code}: {text}"
 
 
 def _wait_asked_for(response: httpx2.Response) -> float:
