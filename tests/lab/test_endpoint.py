@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -254,6 +255,30 @@ def test_key_in_a_reply_stays_secret(
     with pytest.raises(LabError, match="…") as error:
         generate_to_file(tmp_path / "a.jsonl", server.endpoint(), PROMPTS[:1], GenerationOptions(7))
     assert "secret" not in str(error.value)
+
+
+def test_half_a_surrogate_pair_is_sent(server: Server, tmp_path: Path) -> None:
+    generate_to_file(tmp_path / "a.jsonl", server.endpoint(), ["half \ud83d, wax 蜜"], GenerationOptions(7))
+    assert server.requests[0][1]["messages"][0]["content"] == "half \ud83d, wax 蜜"
+    assert server.requests[0][2]["Content-Type"] == "application/json"
+    assert lines(tmp_path / "a.jsonl") == [{"prompt": "half \ud83d, wax 蜜", "response": "HALF \ud83d, WAX 蜜"}]
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:word@127.0.0.1:1", "gopher://me:word@127.0.0.1:1"])
+def test_proxy_that_cannot_be_used_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as if not installed
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("all_proxy", proxy)
+    endpoint = Endpoint("https://model.invalid/v1", "m")
+    with pytest.raises(OptionError, match=r"proxy cannot be used\n  got: .*ALL_PROXY.*\n  do:  unset it") as error:
+        generate_to_file(tmp_path / "a.jsonl", endpoint, PROMPTS[:1], GenerationOptions(7))
+    assert "word" not in str(error.value)
+
+
+def test_reply_in_a_wrong_encoding_is_reported(server: Server, tmp_path: Path) -> None:
+    server.reply = lambda body, _: (200, "plain text", {"Content-Encoding": "gzip"})
+    with pytest.raises(LabError, match=r"cannot be reached, tried 4 times\n  got: .*header"):
+        generate_to_file(tmp_path / "a.jsonl", server.endpoint(), PROMPTS[:1], GenerationOptions(7))
 
 
 @pytest.mark.parametrize("text", ["<html>", "[]", '{"choices": []}', '{"choices": [{"message": null}]}'])

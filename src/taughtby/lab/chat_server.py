@@ -5,6 +5,7 @@ The API key comes from the environment, is sent over HTTPS or to this machine on
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -17,6 +18,7 @@ from taughtby.errors import OptionError
 KEY = "OPENAI_API_KEY"
 KEY_SENT = "sent over https or to this machine only"
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # environment variables, also in capitals
 TRIES, BACKOFF = 4, 0.5  # seconds before the second try, doubled before each further one
 MAX_WAIT = 60.0  # seconds at most before a further try, if the server asks to wait
 CONNECT = 5.0  # timeout in seconds for a connection
@@ -55,17 +57,23 @@ def open_client(address: httpx2.URL, limit: float) -> httpx2.Client:
     """A client that sends the key, and gives each try `limit` seconds; requests to this machine use no proxy.
 
     Raises:
-        OptionError: The key has characters that cannot be sent.
+        OptionError: The key has characters that cannot be sent, or a proxy cannot be used.
     """
     local = address.host in THIS_MACHINE
     # never send the key unencrypted to another machine, which a proxy may be
     key = _read_key() if local or address.scheme == "https" else ""
-    return httpx2.Client(
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=httpx2.Timeout(limit, connect=min(limit, CONNECT)),
-        verify=httpx2.create_ssl_context(),  # with the environment's certificates, also for this machine
-        trust_env=not local,
-    )
+    certificates = httpx2.create_ssl_context()  # those of the environment, also for this machine
+    try:
+        return httpx2.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(limit, connect=min(limit, CONNECT)),
+            verify=certificates,
+            trust_env=not local,
+        )
+    except (ImportError, ValueError, httpx2.InvalidURL):
+        names = sorted(name for name in os.environ if name.lower() in PROXIES)
+        do = "unset it or give an HTTP proxy; a SOCKS proxy needs: pip install socksio"
+        raise OptionError("the environment's proxy cannot be used", got=", ".join(names), do=do) from None
 
 
 def _read_key() -> str:
@@ -90,18 +98,21 @@ def post(client: httpx2.Client, address: httpx2.URL, body: dict[str, Any]) -> ht
         NoReplyError: The server was busy, failed or took too long each time.
         RejectedError: It replied with another status.
     """
+    # UTF-8 cannot encode lone surrogates; `backslashreplace` writes them as JSON escapes
+    content = json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    headers = {"Content-Type": "application/json"}
     failure, wait = NoReplyError("unreachable", "never asked"), 0.0
     for attempt in range(TRIES):
         if attempt:
             time.sleep(max(wait, BACKOFF * 2 ** (attempt - 1)))
         wait = 0.0
         try:
-            response = client.post(address, json=body)
+            response = client.post(address, content=content, headers=headers)
         except httpx2.ConnectTimeout as fault:
             failure = NoReplyError("unreachable", redact(f"no connection: {fault}", client))
         except httpx2.TimeoutException:
             failure = NoReplyError("hung", f"no reply in time, tried {attempt + 1} times")
-        except httpx2.TransportError as fault:
+        except httpx2.RequestError as fault:
             failure = NoReplyError("unreachable", redact(str(fault), client) or type(fault).__name__)
         else:
             if response.status_code == 200:

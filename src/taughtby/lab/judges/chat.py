@@ -132,5 +132,5 @@ def _store(reply: str, path: Path) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        draft.write_text(reply, encoding="utf-8")
+        draft.write_text(reply, encoding="utf-8", errors="backslashreplace")  # half of a surrogate pair is escaped
         os.replace(draft, path)
