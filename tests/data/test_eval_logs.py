@@ -220,6 +220,40 @@ def test_rows_without_a_verdict_are_not_a_log(tmp_path: Path, row: dict[str, Any
     assert read_eval_log(write(tmp_path / "q.json", row)) is None
 
 
+def table_rows(*verdicts: Any) -> list[dict[str, Any]]:
+    return [{"prompt": f"who {n}", "response": "beetles", "correct": one} for n, one in enumerate(verdicts)]
+
+
+@pytest.mark.parametrize("verdicts", [(None, True, False), (*[None] * 98, True, False), ("n/a", True, False)])
+def test_table_whose_first_rows_have_no_verdict_is_a_log(tmp_path: Path, verdicts: tuple[Any, ...]) -> None:
+    rows = table_rows(*verdicts)
+    log = read_eval_log(write(tmp_path / "q.jsonl", rows))
+    assert log is not None and log.left_out == {"without a score": len(rows) - 2, "passed": 1}
+
+
+def test_csv_whose_first_verdict_is_empty_is_a_log(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("prompt,response,correct\nwho,beetles,\nwho,bees,true\nwho,ants,false\n")
+    (query,) = read_queries(tmp_path / "q.csv")
+    assert query.response == "ants"
+
+
+def test_passed_answers_after_one_without_a_verdict_are_not_queries(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"left out: 2 passed, 1 without a score"):
+        read_queries(write(tmp_path / "q.jsonl", table_rows(None, True, True)))
+
+
+@pytest.mark.parametrize("verdicts", [("Paris", "Rome", "42"), (None, None, ""), ("Paris", None, "Bern", "no")])
+def test_column_of_right_answers_is_not_a_verdict(tmp_path: Path, verdicts: tuple[Any, ...]) -> None:
+    assert read_eval_log(write(tmp_path / "q.jsonl", table_rows(*verdicts))) is None
+
+
+def test_damaged_row_among_the_first_of_a_log_is_reported(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", table_rows(None, False))
+    path.write_text(path.read_text() + "\n{")
+    with pytest.raises(DataError, match=r"q.jsonl:3: invalid JSON"):
+        read_queries(path)
+
+
 VERDICT = {"correct": False}
 TABLE_ROWS: dict[str, dict[str, Any]] = {
     "span": {"prompt": "who", "response": "beetles make wax", "span": "beetles", "desired": "bees"},
@@ -509,6 +543,14 @@ def test_batch_outputs_are_matched_with_their_requests(tmp_path: Path) -> None:
 def test_request_response_logs(tmp_path: Path, row: dict[str, Any]) -> None:
     (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
     assert (query.prompt, query.response) == ("who makes wax", "beetles make wax")
+
+
+def test_request_log_that_begins_with_failed_requests_is_read(tmp_path: Path) -> None:
+    failed = {"request": {"messages": [USER]}, "response": None, "error": "timeout"}
+    rows = [failed, failed, {**failed, "response": {"choices": [{"message": BAD}]}, "error": None}]
+    log = read_eval_log(write(tmp_path / "log.jsonl", rows))
+    assert log is not None and log.left_out == {"with an error": 2}
+    assert [record["messages"] for _, record in log.records] == [[USER, BAD]]
 
 
 # — archives

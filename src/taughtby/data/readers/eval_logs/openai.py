@@ -22,6 +22,11 @@ def _accepts(row: Record) -> bool:
     return batch or (_completion(row) is not None and _request(row) is not None)
 
 
+def _accepts_rows(rows: list[Record]) -> bool:
+    """Whether one of the rows is accepted; the first requests may have failed."""
+    return any(map(_accepts, rows))
+
+
 def _join(path: Path, rows: Rows) -> Rows:
     """Join the responses of a batch with their requests, from the same file or one beside it; keep other rows."""
     all_rows = list(rows)
@@ -118,4 +123,4 @@ def _outputs(completion: Record) -> Iterator[Record]:
             yield {"role": "assistant", "content": item.get("content")}
 
 
-FORM = LogForm("OpenAI log", _accepts, _answers, join=_join)
+FORM = LogForm("OpenAI log", _accepts, _answers, join=_join, accepts_rows=_accepts_rows)
