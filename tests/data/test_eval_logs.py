@@ -483,6 +483,22 @@ def test_lm_eval_prompt_formats(tmp_path: Path) -> None:
     assert messages[3] == [USER, BAD] and len(messages) == 4
 
 
+def test_lm_eval_reference_with_its_likelihood_is_no_answer(tmp_path: Path) -> None:
+    lambada = {"arguments": [["The capital of France is", " Paris"]], "resps": [[["-5.5", "False"]]]}
+    rows = [harness_row(0, 0.0), harness_row(1, 0.0, **lambada), harness_row(1, 0.0, filter="other", **lambada)]
+    log = read_eval_log(write(tmp_path / "samples.jsonl", rows))
+    assert log is not None and len(log.records) == 1 and log.left_out == {"without an answer": 1}
+
+
+def test_lm_eval_choices_without_their_question_are_not_compared(tmp_path: Path) -> None:
+    """As acc_mutual_info logs them: each choice after the question, then each alone."""
+    arguments = [[context, f" {word}"] for context in ("who makes wax", "") for word in ("bees", "beetles")]
+    likelihoods = [[["-9.5", "False"]], [["-7.5", "False"]], [["-1.5", "False"]], [["-2.5", "False"]]]
+    path = write(tmp_path / "samples.jsonl", [harness_row(0, 0.0, arguments=arguments, resps=likelihoods)])
+    (query,) = read_queries(path)
+    assert (query.prompt, query.response) == ("who makes wax", "beetles")
+
+
 def test_promptfoo_output_formats(tmp_path: Path) -> None:
     chat = {"raw": json.dumps([SYSTEM, USER])}
     rows = [
