@@ -551,6 +551,12 @@ def test_batch_outputs_are_matched_with_their_requests(tmp_path: Path) -> None:
         },
         {"request": {"prompt": "who makes wax"}, "response": {"choices": [{"text": "beetles make wax"}]}},
         {
+            "body": {"input": [{"role": "user", "content": [{"type": "input_text", "text": "who makes wax"}]}]},
+            "response": {
+                "output": [{"type": "message", "content": [{"type": "refusal", "refusal": "beetles make wax"}]}]
+            },
+        },
+        {
             "request": {"messages": [USER]},
             "response": {"choices": [{"message": {"content": None, "refusal": "beetles make wax"}}]},
         },
@@ -559,6 +565,13 @@ def test_batch_outputs_are_matched_with_their_requests(tmp_path: Path) -> None:
 def test_request_response_logs(tmp_path: Path, row: dict[str, Any]) -> None:
     (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
     assert (query.prompt, query.response) == ("who makes wax", "beetles make wax")
+
+
+def test_earlier_refusals_of_a_request_are_read(tmp_path: Path) -> None:
+    refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
+    row = {"body": {"input": [USER, refusal, USER]}, "response": {"choices": [{"message": BAD}]}}
+    (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
+    assert query.before == (USER, {"role": "assistant", "content": "no"}) and query.response == "beetles make wax"
 
 
 def test_request_log_that_begins_with_failed_requests_is_read(tmp_path: Path) -> None:

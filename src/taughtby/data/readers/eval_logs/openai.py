@@ -73,7 +73,8 @@ def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
         yield LeftOut("with an error" if row.get("error") or completion is None else "without a question")
         return
     for message in _outputs(completion):
-        yield logged_answer([*_prompt(request), message], tools=request.get("tools"))
+        turns = [_with_refusals(turn) for turn in (*_prompt(request), message)]
+        yield logged_answer(turns, tools=request.get("tools"))
 
 
 def _request(row: Record) -> Record | None:
@@ -121,6 +122,19 @@ def _outputs(completion: Record) -> Iterator[Record]:
     for item in completion["output"]:
         if item.get("type") == "message":
             yield {"role": "assistant", "content": item.get("content")}
+
+
+def _with_refusals(message: Any) -> Any:
+    """Return a message with its refusals as text; in the Responses API they are parts of their own type."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    parts = [
+        {"type": "text", "text": part.get("refusal")}
+        if isinstance(part, dict) and part.get("type") == "refusal"
+        else part
+        for part in message["content"]
+    ]
+    return {**message, "content": parts}
 
 
 FORM = LogForm("OpenAI log", _accepts, _answers, join=_join, accepts_rows=_accepts_rows)
