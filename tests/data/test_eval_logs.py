@@ -220,6 +220,40 @@ def test_rows_without_a_verdict_are_not_a_log(tmp_path: Path, row: dict[str, Any
     assert read_eval_log(write(tmp_path / "q.json", row)) is None
 
 
+def table_rows(*verdicts: Any) -> list[dict[str, Any]]:
+    return [{"prompt": f"who {n}", "response": "beetles", "correct": one} for n, one in enumerate(verdicts)]
+
+
+@pytest.mark.parametrize("verdicts", [(None, True, False), (*[None] * 98, True, False), ("n/a", True, False)])
+def test_table_whose_first_rows_have_no_verdict_is_a_log(tmp_path: Path, verdicts: tuple[Any, ...]) -> None:
+    rows = table_rows(*verdicts)
+    log = read_eval_log(write(tmp_path / "q.jsonl", rows))
+    assert log is not None and log.left_out == {"without a score": len(rows) - 2, "passed": 1}
+
+
+def test_csv_whose_first_verdict_is_empty_is_a_log(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("prompt,response,correct\nwho,beetles,\nwho,bees,true\nwho,ants,false\n")
+    (query,) = read_queries(tmp_path / "q.csv")
+    assert query.response == "ants"
+
+
+def test_passed_answers_after_one_without_a_verdict_are_not_queries(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"left out: 2 passed, 1 without a score"):
+        read_queries(write(tmp_path / "q.jsonl", table_rows(None, True, True)))
+
+
+@pytest.mark.parametrize("verdicts", [("Paris", "Rome", "42"), (None, None, ""), ("Paris", None, "Bern", "no")])
+def test_column_of_right_answers_is_not_a_verdict(tmp_path: Path, verdicts: tuple[Any, ...]) -> None:
+    assert read_eval_log(write(tmp_path / "q.jsonl", table_rows(*verdicts))) is None
+
+
+def test_damaged_row_among_the_first_of_a_log_is_reported(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", table_rows(None, False))
+    path.write_text(path.read_text() + "\n{")
+    with pytest.raises(DataError, match=r"q.jsonl:3: invalid JSON"):
+        read_queries(path)
+
+
 VERDICT = {"correct": False}
 TABLE_ROWS: dict[str, dict[str, Any]] = {
     "span": {"prompt": "who", "response": "beetles make wax", "span": "beetles", "desired": "bees"},
@@ -449,6 +483,22 @@ def test_lm_eval_prompt_formats(tmp_path: Path) -> None:
     assert messages[3] == [USER, BAD] and len(messages) == 4
 
 
+def test_lm_eval_reference_with_its_likelihood_is_no_answer(tmp_path: Path) -> None:
+    lambada = {"arguments": [["The capital of France is", " Paris"]], "resps": [[["-5.5", "False"]]]}
+    rows = [harness_row(0, 0.0), harness_row(1, 0.0, **lambada), harness_row(1, 0.0, filter="other", **lambada)]
+    log = read_eval_log(write(tmp_path / "samples.jsonl", rows))
+    assert log is not None and len(log.records) == 1 and log.left_out == {"without an answer": 1}
+
+
+def test_lm_eval_choices_without_their_question_are_not_compared(tmp_path: Path) -> None:
+    """As acc_mutual_info logs them: each choice after the question, then each alone."""
+    arguments = [[context, f" {word}"] for context in ("who makes wax", "") for word in ("bees", "beetles")]
+    likelihoods = [[["-9.5", "False"]], [["-7.5", "False"]], [["-1.5", "False"]], [["-2.5", "False"]]]
+    path = write(tmp_path / "samples.jsonl", [harness_row(0, 0.0, arguments=arguments, resps=likelihoods)])
+    (query,) = read_queries(path)
+    assert (query.prompt, query.response) == ("who makes wax", "beetles")
+
+
 def test_promptfoo_output_formats(tmp_path: Path) -> None:
     chat = {"raw": json.dumps([SYSTEM, USER])}
     rows = [
@@ -501,6 +551,12 @@ def test_batch_outputs_are_matched_with_their_requests(tmp_path: Path) -> None:
         },
         {"request": {"prompt": "who makes wax"}, "response": {"choices": [{"text": "beetles make wax"}]}},
         {
+            "body": {"input": [{"role": "user", "content": [{"type": "input_text", "text": "who makes wax"}]}]},
+            "response": {
+                "output": [{"type": "message", "content": [{"type": "refusal", "refusal": "beetles make wax"}]}]
+            },
+        },
+        {
             "request": {"messages": [USER]},
             "response": {"choices": [{"message": {"content": None, "refusal": "beetles make wax"}}]},
         },
@@ -509,6 +565,21 @@ def test_batch_outputs_are_matched_with_their_requests(tmp_path: Path) -> None:
 def test_request_response_logs(tmp_path: Path, row: dict[str, Any]) -> None:
     (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
     assert (query.prompt, query.response) == ("who makes wax", "beetles make wax")
+
+
+def test_earlier_refusals_of_a_request_are_read(tmp_path: Path) -> None:
+    refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
+    row = {"body": {"input": [USER, refusal, USER]}, "response": {"choices": [{"message": BAD}]}}
+    (query,) = read_queries(write(tmp_path / "log.jsonl", [row]))
+    assert query.before == (USER, {"role": "assistant", "content": "no"}) and query.response == "beetles make wax"
+
+
+def test_request_log_that_begins_with_failed_requests_is_read(tmp_path: Path) -> None:
+    failed = {"request": {"messages": [USER]}, "response": None, "error": "timeout"}
+    rows = [failed, failed, {**failed, "response": {"choices": [{"message": BAD}]}, "error": None}]
+    log = read_eval_log(write(tmp_path / "log.jsonl", rows))
+    assert log is not None and log.left_out == {"with an error": 2}
+    assert [record["messages"] for _, record in log.records] == [[USER, BAD]]
 
 
 # — archives

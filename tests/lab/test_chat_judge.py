@@ -93,6 +93,13 @@ def test_texts_reach_the_judge_unescaped(server: Server) -> None:
         assert "なぜ" in content and ("🍯" in answer) == ("🍯" in content)
 
 
+def test_half_a_surrogate_pair_in_question_or_reason_is_judged(server: Server) -> None:
+    server.reply = lambda answer, times: chat_reply('{"verdict": "NO", "reason": "half \ud83d"}')
+    rule = get_judge(f"chat:{server.url},ask=Is it \ud83d?")
+    assert rule("p", "a") == rule("p", "a") == Verdict(False, "half \ud83d", None)
+    assert "Is it \ud83d?" in server.asked[0]["messages"][0]["content"] and len(server.asked) == 1
+
+
 def test_verdicts_are_cached_without_api_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(chat_server.KEY, "sk-very-secret")
     rule, pairs = get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(20)]
@@ -184,6 +191,14 @@ def test_client_errors_end_the_run_without_leaking_api_key(
     with pytest.raises(LabError, match=rf"rejected the request\n  got: {status}: wrong key: …") as raised:
         judge_all(get_judge(f"chat:{server.url}"), [("p", str(n)) for n in range(3)])
     assert "secret" not in str(raised.value) and chat_server.KEY in raised.value.do
+
+
+def test_api_key_in_a_reply_stays_secret(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(chat_server.KEY, "sk-very-secret")
+    server.reply = lambda answer, times: chat_reply("your key is sk-very-secret")
+    with pytest.raises(JudgeFailure, match="it replied 'your key is …'") as raised:
+        get_judge(f"chat:{server.url}")("p", "a")
+    assert "secret" not in str(raised.value)
 
 
 def test_api_key_is_not_sent_over_http_to_remote_hosts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -208,6 +209,76 @@ def test_rejected_request_is_not_repeated_and_the_key_stays_secret(
     assert len(server.requests) == 1
     assert server.requests[0][2]["Authorization"] == "Bearer sk-very-secret"
     assert "sk-very-secret" not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+def test_requests_to_this_machine_use_no_proxy(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", server.url)  # a request through it has the whole address as its path
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv(chat_server.KEY, "sk-very-secret")
+    for number, host in enumerate(("localhost", "127.0.0.1")):
+        endpoint = Endpoint(server.url.replace("127.0.0.1", host), "m")
+        generate_to_file(tmp_path / f"{number}.jsonl", endpoint, PROMPTS[:1], GenerationOptions(7))
+    assert [path for path, _, _ in server.requests] == ["/v1/chat/completions"] * 2
+
+
+@pytest.mark.parametrize("key", ["sk-very-secret\n", "  sk-very-secret\r\n"])
+def test_blanks_around_the_key_are_not_sent(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv(chat_server.KEY, key)
+    generate_to_file(tmp_path / "a.jsonl", server.endpoint(), PROMPTS[:1], GenerationOptions(7))
+    assert server.requests[0][2]["Authorization"] == "Bearer sk-very-secret"
+
+
+@pytest.mark.parametrize("key", ["sk-very\nsecret", "sk-very\x1bsecret", "sk-very-secrét"])
+def test_key_that_cannot_be_sent_is_refused_and_stays_secret(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv(chat_server.KEY, key)
+    with pytest.raises(OptionError, match=f"the key in {chat_server.KEY} has characters that no key has") as error:
+        generate_to_file(tmp_path / "a.jsonl", server.endpoint(), PROMPTS[:1], GenerationOptions(7))
+    assert "very" not in str(error.value) and not server.requests
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_key_in_a_reply_stays_secret(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setenv(chat_server.KEY, "sk-very-secret")
+    server.reply = lambda *_: (status, f"{'x' * 190} sk-very-secret", {})  # the message is cut within the key
+    with pytest.raises(LabError) as error:
+        generate_to_file(tmp_path / "a.jsonl", server.endpoint(), PROMPTS[:1], GenerationOptions(7))
+    assert "xxx" in str(error.value) and "sk-v" not in str(error.value)
+    server.reply = lambda *_: (status, "sk-very-secret", {})
+    with pytest.raises(LabError, match="…") as error:
+        generate_to_file(tmp_path / "a.jsonl", server.endpoint(), PROMPTS[:1], GenerationOptions(7))
+    assert "secret" not in str(error.value)
+
+
+def test_half_a_surrogate_pair_is_sent(server: Server, tmp_path: Path) -> None:
+    generate_to_file(tmp_path / "a.jsonl", server.endpoint(), ["half \ud83d, wax 蜜"], GenerationOptions(7))
+    assert server.requests[0][1]["messages"][0]["content"] == "half \ud83d, wax 蜜"
+    assert server.requests[0][2]["Content-Type"] == "application/json"
+    assert lines(tmp_path / "a.jsonl") == [{"prompt": "half \ud83d, wax 蜜", "response": "HALF \ud83d, WAX 蜜"}]
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:word@127.0.0.1:1", "gopher://me:word@127.0.0.1:1"])
+def test_proxy_that_cannot_be_used_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as if not installed
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("all_proxy", proxy)
+    endpoint = Endpoint("https://model.invalid/v1", "m")
+    with pytest.raises(OptionError, match=r"proxy cannot be used\n  got: .*ALL_PROXY.*\n  do:  unset it") as error:
+        generate_to_file(tmp_path / "a.jsonl", endpoint, PROMPTS[:1], GenerationOptions(7))
+    assert "word" not in str(error.value)
+
+
+def test_reply_in_a_wrong_encoding_is_reported(server: Server, tmp_path: Path) -> None:
+    server.reply = lambda body, _: (200, "plain text", {"Content-Encoding": "gzip"})
+    with pytest.raises(LabError, match=r"cannot be reached, tried 4 times\n  got: .*header"):
+        generate_to_file(tmp_path / "a.jsonl", server.endpoint(), PROMPTS[:1], GenerationOptions(7))
 
 
 @pytest.mark.parametrize("text", ["<html>", "[]", '{"choices": []}', '{"choices": [{"message": null}]}'])

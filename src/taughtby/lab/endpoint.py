@@ -104,6 +104,6 @@ class Endpoint:
             text = choice["text"] if "prompt" in body else choice["message"]["content"]
         except (ValueError, LookupError, TypeError):
             do = "give the address of an OpenAI-compatible server, such as http://localhost:8000/v1"
-            raise LabError(f"the server at {self.url} sent something else than an answer", got=shorten(response.text),
-                           do=do) from None  # fmt: skip
+            got = shorten(chat_server.redact(response.text, client))
+            raise LabError(f"the server at {self.url} sent something else than an answer", got=got, do=do) from None
         return str(text or "").strip()  # None for an answer that only calls tools

@@ -73,8 +73,7 @@ class Chat:
         request = json.dumps([self.url, body], sort_keys=True)
         cached = _cache_folder() / f"{hashlib.sha256(request.encode()).hexdigest()}.json"
         with contextlib.suppress(OSError, ValueError):
-            verdict = _verdict(cached.read_text(encoding="utf-8"))
-            if isinstance(verdict, Verdict):
+            if verdict := _verdict(cached.read_text(encoding="utf-8")):
                 return verdict
         try:
             reply = _content(chat_server.post(client, chat_server.completions_address(httpx2.URL(self.url)), body))
@@ -83,10 +82,11 @@ class Chat:
         except chat_server.RejectedError as fault:
             do = f"check the address, the model (,model=NAME) and the key in {chat_server.KEY}, {chat_server.KEY_SENT}"
             raise LabError("the judge's server rejected the request", got=str(fault), do=do) from None
-        verdict = _verdict(reply)
-        if isinstance(verdict, Verdict):
+        if verdict := _verdict(reply):
             _store(reply, cached)
-        return verdict
+            return verdict
+        said = repr(chat_server.redact(reply, client)[:200])
+        return JudgeFailure("nonsense", f"it replied {said}, not a JSON object of verdict (YES or NO) and reason")
 
     def _body(self, pair: Pair) -> dict[str, Any]:
         # as text, not as \u escapes, which a model reads less well; only half of a surrogate pair is escaped
@@ -112,14 +112,15 @@ def _content(response: httpx2.Response) -> str:
         return ""
 
 
-def _verdict(reply: str) -> Verdict | JudgeFailure:
+def _verdict(reply: str) -> Verdict | None:
+    """The verdict in a reply; None if the reply has another format."""
     parsed: Any = None
     with contextlib.suppress(ValueError, RecursionError):
         parsed = json.loads(reply)
     valid = isinstance(parsed, dict) and parsed.keys() == {"verdict", "reason"} and isinstance(parsed["reason"], str)
     if valid and parsed["verdict"] in ("YES", "NO"):
         return Verdict(parsed["verdict"] == "YES", parsed["reason"][:500], None)
-    return JudgeFailure("nonsense", f"it replied {reply[:200]!r}, not a JSON object of verdict (YES or NO) and reason")
+    return None
 
 
 def _cache_folder() -> Path:
@@ -131,5 +132,5 @@ def _store(reply: str, path: Path) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        draft.write_text(reply, encoding="utf-8")
+        draft.write_text(reply, encoding="utf-8", errors="backslashreplace")  # half of a surrogate pair is escaped
         os.replace(draft, path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from taughtby.errors import DataError
 FORMS = (
     inspect.FORM, promptfoo.FORM, lm_eval.FORM, garak.FORM, openai.FORM, traces.LANGFUSE, traces.WEAVE,
 )  # fmt: skip
+MAX_DETECTED = 100  # first rows that are searched for a verdict or a response
 MAX_OBJECT = 1 << 30  # characters of a log that is a single JSON object, which must fit into memory
 
 
@@ -117,13 +119,17 @@ def _open(path: Path, forms: Sequence[LogForm]) -> tuple[LogForm, Rows] | None:
         for form in forms:
             if (unpacked := form.unpack(whole)) is not None:
                 return form, _numbered(path, unpacked)
-    try:
-        rows = read_records(str(path))
-        first = next(rows, None)
-    except DataError:
-        return None
-    form = next((form for form in forms if first and form.accepts(first[1])), None)
-    return (form, form.join(path, chain([first], rows))) if first and form else None
+    form = _detect(path, forms)
+    return (form, form.join(path, read_records(str(path)))) if form else None
+
+
+def _detect(path: Path, forms: Sequence[LogForm]) -> LogForm | None:
+    """Return the format that accepts the first row of a file, or else its first rows."""
+    first: list[Record] = []
+    with suppress(DataError):  # whatever reads the rows later reports the error
+        first.extend(row for _, row in islice(read_records(str(path)), MAX_DETECTED))
+    by_one = (form for form in forms if first and form.accepts(first[0]))
+    return next(by_one, None) or next((form for form in forms if form.accepts_rows(first)), None)
 
 
 def _json_object(path: Path) -> Record | None:

@@ -73,6 +73,7 @@ class LogForm:
         answers: Returns the answers of one row.
         unpack: Returns the rows of a log that is a single JSON object; None if the object is in another format.
         join: Joins related rows, such as requests and responses.
+        accepts_rows: Whether a log with these first rows is in this format, although no format accepts the first one.
     """
 
     name: str
@@ -80,6 +81,7 @@ class LogForm:
     answers: Callable[[Record], Answers]
     unpack: Callable[[Record], list[Any] | None] = lambda whole: None
     join: Callable[[Path, Rows], Rows] = lambda path, rows: rows
+    accepts_rows: Callable[[list[Record]], bool] = lambda rows: False
 
 
 def read_scores(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -25,10 +25,16 @@ def _accepts(row: Record) -> bool:
 def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
     """Yield the generated texts of a document, or the most likely choice."""
     requests, responses = _requests(row["arguments"]), row["resps"]
-    if not isinstance(responses, list) or len(responses) != len(requests) or not requests:
+    if not isinstance(responses, list) or len(responses) != len(requests):
+        requests, responses = [], []
+    choices = all(isinstance(request[1], str) for request in requests)
+    if choices:
+        requests, responses = _choices(requests, responses)
+    # a single continuation is the reference, of which the harness logs how likely it is
+    if len(requests) < (2 if choices else 1):
         yield LeftOut("without an answer", f"{row['doc_id']} {row.get('doc_hash')}")
         return
-    if all(isinstance(request[1], str) for request in requests):
+    if choices:
         likelihoods = [_likelihood(response) for response in responses]
         best = max(range(len(requests)), key=lambda n: likelihoods[n])
         pairs = [(requests[best][0], requests[best][1].strip())]
@@ -53,6 +59,12 @@ def _requests(arguments: Any) -> list[list[Any]]:
     requests = list(arguments.values()) if isinstance(arguments, dict) else arguments
     parts = [list(one.values()) if isinstance(one, dict) else one for one in requests or ()]
     return [[*one, None][:2] for one in parts if isinstance(one, list) and one]
+
+
+def _choices(requests: list[list[Any]], responses: list[Any]) -> tuple[list[list[Any]], list[Any]]:
+    """Leave out requests without a context if others have one: acc_mutual_info asks for each choice also alone."""
+    kept = [n for n, request in enumerate(requests) if request[0]] or range(len(requests))
+    return [requests[n] for n in kept], [responses[n] for n in kept]
 
 
 def _likelihood(response: Any) -> float:

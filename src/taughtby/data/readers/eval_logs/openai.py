@@ -22,6 +22,11 @@ def _accepts(row: Record) -> bool:
     return batch or (_completion(row) is not None and _request(row) is not None)
 
 
+def _accepts_rows(rows: list[Record]) -> bool:
+    """Whether one of the rows is accepted; the first requests may have failed."""
+    return any(map(_accepts, rows))
+
+
 def _join(path: Path, rows: Rows) -> Rows:
     """Join the responses of a batch with their requests, from the same file or one beside it; keep other rows."""
     all_rows = list(rows)
@@ -68,7 +73,8 @@ def _answers(row: Record) -> Iterator[LoggedAnswer | LeftOut]:
         yield LeftOut("with an error" if row.get("error") or completion is None else "without a question")
         return
     for message in _outputs(completion):
-        yield logged_answer([*_prompt(request), message], tools=request.get("tools"))
+        turns = [_with_refusals(turn) for turn in (*_prompt(request), message)]
+        yield logged_answer(turns, tools=request.get("tools"))
 
 
 def _request(row: Record) -> Record | None:
@@ -118,4 +124,17 @@ def _outputs(completion: Record) -> Iterator[Record]:
             yield {"role": "assistant", "content": item.get("content")}
 
 
-FORM = LogForm("OpenAI log", _accepts, _answers, join=_join)
+def _with_refusals(message: Any) -> Any:
+    """Return a message with its refusals as text; in the Responses API they are parts of their own type."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    parts = [
+        {"type": "text", "text": part.get("refusal")}
+        if isinstance(part, dict) and part.get("type") == "refusal"
+        else part
+        for part in message["content"]
+    ]
+    return {**message, "content": parts}
+
+
+FORM = LogForm("OpenAI log", _accepts, _answers, join=_join, accepts_rows=_accepts_rows)

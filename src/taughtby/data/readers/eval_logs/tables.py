@@ -27,13 +27,25 @@ _REFERENCE = re.compile(r"(gold|golden|reference|ref|expected|target|correct|tru
 
 def table_form(columns: Columns = ()) -> LogForm:
     """Return the format; `columns` are pairs of taughtby's name and the table's name of a column."""
-    return LogForm("table of verdicts", partial(_accepts, columns), partial(_answers, columns), _unpack)
+    accepts_rows = partial(_accepts_rows, columns)
+    return LogForm(
+        "table of verdicts", partial(_accepts, columns), partial(_answers, columns), _unpack, accepts_rows=accepts_rows
+    )
 
 
 def _accepts(columns: Columns, row: Record) -> bool:
     """Whether a row has a question, an answer and a verdict; a table without verdicts is not a log."""
     record, prompt, answer = _query(columns, row)
     return bool(read_scores(_verdicts(row)) and prompt in record and answer)
+
+
+def _accepts_rows(columns: Columns, rows: list[Record]) -> bool:
+    """Whether a row is accepted, and at least half of those in which a verdict's cell is filled.
+
+    The first cells may be empty. Few texts in a column of right answers read as verdicts, such as numbers.
+    """
+    filled = [row for row in rows if is_filled(list(_verdicts(row).values()))]
+    return 2 * sum(_accepts(columns, row) for row in filled) >= max(1, len(filled))
 
 
 def _unpack(whole: Record) -> list[Any] | None:
