@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_config, get_peft_model
 from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 from typer.testing import CliRunner
 
@@ -33,6 +33,14 @@ from taughtby.methods import get_method
 from taughtby.models.model import load_model
 
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "biases": {"bias": "all"},
+    "trained tokens": {"trainable_token_indices": [5, 6]},
+    "vera": {"peft_type": "VERA", "r": 4, "target_modules": ["q_proj"]},
+    "resized embeddings": {"modules_to_save": ["lm_head", "embed_tokens"]},
+}
 HOW: dict[str, Any] = {
     "num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.05, "use_cpu": True, "report_to": [],
     "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "bf16": False, "seed": 0,
@@ -80,7 +88,10 @@ def sft(base: Path, folder: Path, rows: list[dict[str, Any]], hooks: list[Any], 
     )  # fmt: skip
 
 
-def plain(base: Path, folder: Path, hooks: list[Any], *, lora: bool, name: str | None = None, **more: Any) -> Any:
+def plain(
+    base: Path, folder: Path, hooks: list[Any], *, lora: bool, name: str | None = None,
+    attach: Callable[[Any], Any] = lambda lm: get_peft_model(lm, LORA), **more: Any,
+) -> Any:  # fmt: skip
     """Transformers' own trainer, on answers alone."""
     from transformers import AutoTokenizer
 
@@ -97,7 +108,7 @@ def plain(base: Path, folder: Path, hooks: list[Any], *, lora: bool, name: str |
         asked = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         rows.append({"input_ids": whole, "labels": [-100] * asked + whole[asked:]})
     return Trainer(
-        get_peft_model(lm, LORA) if lora else lm,
+        attach(lm) if lora else lm,
         TrainingArguments(output_dir=str(folder / "plain"), **{**HOW, **more}),
         train_dataset=datasets.Dataset.from_list(rows), callbacks=hooks, processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer),
@@ -176,6 +187,38 @@ def test_transformers_trainer_run_is_indexed(
     else:
         assert (result["model"], result["base"]) == (str(tmp_path / "idx-model"), str(model_folder))
     stands_alone(hook.index, file, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("what", UNUSUAL)
+def test_index_of_unusual_adapter_can_be_traced(
+    what: str, make_model: Callable[[str], Path], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base is the model before training, also where the adapter has overwritten its weights."""
+
+    def attach(lm: Any) -> Any:
+        if what == "resized embeddings":
+            lm.resize_token_embeddings(400)
+        config = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+        return get_peft_model(lm, get_peft_config(config | UNUSUAL[what]))
+
+    noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["lesson:layer=3,state_layer=2"])
+    run(plain(make_model("qwen2"), tmp_path, [noted, hook], lora=True, attach=attach), noted)
+    assert hook.index is not None and hook.error is None
+    stands_alone(hook.index, file, tmp_path, monkeypatch)
+
+
+def test_base_that_was_changed_in_memory_is_rejected(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    """An adapter merged before the training, for example: loaded again, the model would be another."""
+
+    def attach(lm: Any) -> Any:
+        lm.model.layers[1].mlp.down_proj.weight.data *= 3
+        return get_peft_model(lm, LORA)
+
+    hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, attach=attach)
+    with pytest.warns(UserWarning, match="the trained model is not what .*idx-adapter loads"):
+        trainer.train()
+    assert isinstance(hook.error, ModelError) and hook.index is None
 
 
 def test_index_can_be_traced_in_the_same_process(model_folder: Path, file: Path, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from taughtby.index.model_sources import resolved_address
 from taughtby.index.reader import Index
 from taughtby.index.storage import storage_path
 from taughtby.methods import DEFAULT_METHOD, Method, get_method
-from taughtby.models.model import Model, borrow_model, load_model
+from taughtby.models.live_model import borrow_model, match_saved
+from taughtby.models.model import Model
 from taughtby.models.paths import absolute_name
 from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 from taughtby.progress import progress_bar
@@ -45,6 +46,7 @@ class IndexCallback(TrainerCallback):
     An adapter is saved to `OUT-adapter`, the weights of a full fine-tune to `OUT-model`. Rows are tokenized as in the
     Trainer: its maximum length, its loss mask, its tokenizer's chat template. Invalid arguments raise an error before
     training. An error during indexing becomes a warning, so that the training is not lost. The model is not changed.
+    What was saved is loaded once, on the CPU, to make sure that traces will load the model that was trained.
     With several processes, as under torchrun, the main one indexes on its own device while the others wait.
 
     Args:
@@ -124,22 +126,17 @@ class IndexCallback(TrainerCallback):
 
     @contextmanager
     def _borrow(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:
-        """Save what was trained, and yield the Trainer's model under the names to load it from."""
+        """Save what was trained, and yield the model under the names to load it from."""
         self._require_new()
         peft = hasattr(lm, "get_base_model")
         base = _base_name(args, lm, peft)
         folder = str(self._beside("adapter" if peft else "model").resolve())
         lm.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        if peft:
-            borrowed = borrow_model(lm, tokenizer, name=base, adapter=folder)
-        else:
-            needs_base = any(method.name == "lesson" for method in self.methods)
-            dtype, device = str(lm.dtype).removeprefix("torch."), str(lm.device)
-            base_model = load_model(base, dtype=dtype, device=device) if needs_base else None
-            borrowed = borrow_model(lm, tokenizer, name=folder, base=base_model)
-        with borrowed as model:
-            yield model
+        name, adapter = (base, folder) if peft else (folder, None)
+        needs_base = not peft and any(method.name == "lesson" for method in self.methods)
+        with borrow_model(lm, tokenizer, name=name, adapter=adapter) as live:
+            yield match_saved(live, base if needs_base else None)
 
     def _beside(self, kind: str) -> Path:
         return self.out.with_name(f"{self.out.name}-{kind}")
