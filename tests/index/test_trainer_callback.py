@@ -207,6 +207,36 @@ def test_index_of_unusual_adapter_can_be_traced(
     stands_alone(hook.index, file, tmp_path, monkeypatch)
 
 
+def test_active_adapter_is_indexed_whatever_its_name(
+    model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attach(lm: Any) -> Any:
+        peft = get_peft_model(lm, LORA)
+        peft.add_adapter("honey", LORA)
+        peft.set_adapter("honey")
+        return peft
+
+    noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
+    run(plain(model_folder, tmp_path, [noted, hook], lora=True, attach=attach), noted)
+    assert hook.index is not None and hook.error is None
+    assert hook.index.manifest["settings"]["adapter"] == str(tmp_path / "idx-adapter" / "honey")
+    assert not list((tmp_path / "idx-adapter").glob("adapter_*"))  # of the adapter that was not trained
+    stands_alone(hook.index, file, tmp_path, monkeypatch)
+
+
+def test_several_active_adapters_are_rejected(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    def attach(lm: Any) -> Any:
+        peft = get_peft_model(lm, LORA)
+        peft.add_adapter("honey", LORA)
+        peft.base_model.set_adapter(["default", "honey"])
+        return peft
+
+    hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, attach=attach, max_steps=1)
+    with pytest.warns(UserWarning, match="several adapters are active\n  got: default, honey"):
+        trainer.train()
+
+
 def test_base_that_was_changed_in_memory_is_rejected(model_folder: Path, file: Path, tmp_path: Path) -> None:
     """An adapter merged before the training, for example: loaded again, the model would be another."""
 

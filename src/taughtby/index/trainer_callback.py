@@ -43,11 +43,12 @@ IGNORED = -100  # label of a token without loss
 class IndexCallback(TrainerCallback):
     """Build an index of `data` when training ends, and save the trained weights next to it.
 
-    An adapter is saved to `OUT-adapter`, the weights of a full fine-tune to `OUT-model`. Rows are tokenized as in the
-    Trainer: its maximum length, its loss mask, its tokenizer's chat template. Invalid arguments raise an error before
-    training. An error during indexing becomes a warning, so that the training is not lost. The model is not changed.
-    What was saved is loaded once, on the CPU, to make sure that traces will load the model that was trained.
-    With several processes, as under torchrun, the main one indexes on its own device while the others wait.
+    The active adapter is saved to `OUT-adapter` (to a folder inside if it has a name), the weights of a full fine-tune
+    to `OUT-model`. Rows are tokenized as in the Trainer: its maximum length, its loss mask, its tokenizer's chat
+    template. Invalid arguments raise an error before training. An error during indexing becomes a warning, so that the
+    training is not lost. The model is not changed. What was saved is loaded once, on the CPU, to make sure that traces
+    will load the model that was trained. With several processes, as under torchrun, the main one indexes on its own
+    device while the others wait.
 
     Args:
         data: The training set.
@@ -130,8 +131,7 @@ class IndexCallback(TrainerCallback):
         self._require_new()
         peft = hasattr(lm, "get_base_model")
         base = _base_name(args, lm, peft)
-        folder = str(self._beside("adapter" if peft else "model").resolve())
-        lm.save_pretrained(folder)
+        folder = str(_save(lm, self._beside("adapter" if peft else "model").resolve(), peft))
         tokenizer.save_pretrained(folder)
         name, adapter = (base, folder) if peft else (folder, None)
         needs_base = not peft and any(method.name == "lesson" for method in self.methods)
@@ -148,6 +148,15 @@ class IndexCallback(TrainerCallback):
                 raise StoreError(f"{path} already exists", do="give another folder for the index, or remove it")
 
 
+def _save(lm: Any, folder: Path, peft: bool) -> Path:
+    """Save the model, or its active adapter; return the folder, which for an adapter with a name is one inside."""
+    if not peft:
+        lm.save_pretrained(str(folder))
+        return folder
+    lm.save_pretrained(str(folder), selected_adapters=[lm.active_adapter])
+    return folder if lm.active_adapter == "default" else folder / lm.active_adapter
+
+
 def _base_name(args: Any, lm: Any, peft: bool) -> str:
     """The name of the base model; raise if the model could not be loaded again."""
     if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
@@ -155,6 +164,9 @@ def _base_name(args: Any, lm: Any, peft: bool) -> str:
         raise ModelError("the model is sharded over several processes", got="DeepSpeed, FSDP or similar", do=do)
     if not peft and getattr(lm, "_hf_peft_config_loaded", False):
         raise ModelError("adapters from add_adapter are not supported", do="use peft.get_peft_model")
+    if peft and len(lm.active_adapters) > 1:
+        do = "make one of them active with set_adapter, and train that one"
+        raise ModelError("several adapters are active", got=", ".join(lm.active_adapters), do=do)
     name = str(lm.get_base_model().name_or_path if peft else lm.name_or_path)
     if not name:
         do = "load the model with from_pretrained from a folder or a hub id, so that a trace can find it again"
