@@ -23,6 +23,7 @@ from fake_trackers import Calls, FakeRun, fake_tensorboard, fake_wandb
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.cli import app
+from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import DataError, ModelError, OptionError, StoreError
 from taughtby.index import trainer_callback as callback
@@ -261,6 +262,27 @@ def test_index_can_be_traced_in_the_same_process(model_folder: Path, file: Path,
     assert result.example.response == PAIRS[4][1]
 
 
+@pytest.mark.parametrize("method", ["rept:layer=3", get_method("rept:layer=3")], ids=["spec", "method"])
+def test_one_method_needs_no_list(method: Any, file: Path, tmp_path: Path) -> None:
+    assert IndexCallback(file, tmp_path / "idx", method).methods == [get_method("rept:layer=3")]
+
+
+@pytest.mark.parametrize("kind", ["dicts", "data set", "examples"])
+def test_rows_in_memory_are_indexed(
+    kind: str, model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"messages": messages} for messages in MESSAGES]
+    kinds: dict[str, Any] = {
+        "dicts": rows, "data set": datasets.Dataset.from_list(rows), "examples": [*read_examples(file, ReadOptions())],
+    }  # fmt: skip
+    hook = IndexCallback(kinds[kind], tmp_path / "i", "rept:layer=3")
+    plain(model_folder, tmp_path, [hook], lora=True).train()
+    assert hook.index is not None and hook.error is None
+    (saved,) = tmp_path.glob("i-data-*.jsonl")
+    assert hook.index.manifest["settings"]["data"] == str(saved)
+    stands_alone(hook.index, saved, tmp_path, monkeypatch)
+
+
 def test_callback_paths_survive_chdir(
     model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,11 +422,15 @@ def wrong(file: Path, out: Path) -> dict[str, tuple[Callable[[], Any], type[Exce
     return {
         "no data": (lambda: IndexCallback(file.with_name("none.jsonl"), out), DataError),
         "no such method": (lambda: IndexCallback(file, out, ["lessen"]), OptionError),
+        "no method": (lambda: IndexCallback(file, out, []), OptionError),
+        "neither a file nor rows": (lambda: IndexCallback(json, out), DataError),  # type: ignore[arg-type]
         "a folder that holds files": (lambda: IndexCallback(file, file.parent), StoreError),
     }
 
 
-@pytest.mark.parametrize("what", ["no data", "no such method", "a folder that holds files"])
+@pytest.mark.parametrize(
+    "what", ["no data", "no such method", "no method", "neither a file nor rows", "a folder that holds files"]
+)
 def test_errors_are_raised_before_training(what: str, file: Path, tmp_path: Path) -> None:
     make, kind = wrong(file, tmp_path / "idx")[what]
     with pytest.raises(kind):

@@ -21,11 +21,12 @@ from transformers import TrainerCallback
 from taughtby.data.dataset import ReadOptions, detect_format
 from taughtby.data.tokenize import Encoding, default_options
 from taughtby.errors import ModelError, StoreError, TaughtbyError
+from taughtby.index.api import Data, Methods, data_file, parse_methods, with_reading
 from taughtby.index.build import build_index
 from taughtby.index.model_sources import resolved_address
 from taughtby.index.reader import Index
 from taughtby.index.storage import storage_path
-from taughtby.methods import DEFAULT_METHOD, Method, get_method
+from taughtby.methods import DEFAULT_METHOD
 from taughtby.models.live_model import borrow_model, match_saved
 from taughtby.models.model import Model
 from taughtby.models.paths import absolute_name
@@ -51,9 +52,10 @@ class IndexCallback(TrainerCallback):
     device while the others wait.
 
     Args:
-        data: The training set.
+        data: The training set: a file, a folder or a hub id; or rows in memory, which are saved as JSONL next to the
+            index (`OUT-data-….jsonl`).
         out: The folder of the index.
-        methods: The methods whose features are stored.
+        methods: The methods whose features are stored: one, or a list.
         read_options: How rows are read. By default, from the Trainer's settings.
         encoding: How rows are tokenized. By default, as in the Trainer.
         token_budget: Padded tokens per batch.
@@ -67,9 +69,9 @@ class IndexCallback(TrainerCallback):
 
     def __init__(
         self,
-        data: str | Path,
+        data: Data,
         out: str | Path,
-        methods: Sequence[Method | str] = (DEFAULT_METHOD,),
+        methods: Methods = DEFAULT_METHOD,
         *,
         read_options: ReadOptions | None = None,
         encoding: Encoding | None = None,
@@ -77,16 +79,18 @@ class IndexCallback(TrainerCallback):
         report_to: str | Sequence[str] = (),
     ) -> None:
         # a script may change its working directory before training ends
-        self.data, self.out = absolute_name(str(data)), Path(resolved_address(storage_path(out)))
-        self.methods = [get_method(method) if isinstance(method, str) else method for method in methods]
-        self.read_options, self.encoding, self.token_budget = read_options, encoding, token_budget
+        self.out = Path(resolved_address(storage_path(out)))
+        self._require_new()
+        self.methods = parse_methods(methods)
+        data, self.read_options = with_reading(data, read_options)
+        self.data = absolute_name(data_file(data, self.out))
+        self.encoding, self.token_budget = encoding, token_budget
         self.report_to = [report_to] if isinstance(report_to, str) else list(report_to)
         for name in self.report_to:
             check_tracker(name)
-        detect_format(data, read_options or ReadOptions())  # raises if the data cannot be read
+        detect_format(self.data, self.read_options or ReadOptions())  # raises if the data cannot be read
         self.index: Index | None = None
         self.error: BaseException | None = None
-        self._require_new()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Build the index on the main process."""
