@@ -234,7 +234,7 @@ def test_several_active_adapters_are_rejected(model_folder: Path, file: Path, tm
 
     hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [hook], lora=True, attach=attach, max_steps=1)
-    with pytest.warns(UserWarning, match="several adapters are active\n  got: default, honey"):
+    with pytest.raises(ModelError, match="several adapters are active\n  got: default, honey"):
         trainer.train()
 
 
@@ -348,9 +348,9 @@ def test_sharded_parameters_are_rejected(mark: str, file: Path, tmp_path: Path, 
     hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
     setattr(next(trainer.model.parameters()), mark, 1)
-    with pytest.warns(UserWarning, match="sharded over several processes"):
+    with pytest.raises(ModelError, match="sharded over several processes"):
         trainer.train()
-    assert not list(tmp_path.glob("idx*"))
+    assert trainer.state.global_step == 0 and not list(tmp_path.glob("idx*"))
 
 
 # — what goes wrong
@@ -392,9 +392,17 @@ def test_callback_never_raises(
 def test_model_without_name_is_rejected(model_folder: Path, file: Path, tmp_path: Path) -> None:
     hook = IndexCallback(file, tmp_path / "idx")
     trainer = plain(model_folder, tmp_path, [hook], lora=True, name="", max_steps=1)
-    with pytest.warns(UserWarning, match="the trained model has no name_or_path"):
+    with pytest.raises(ModelError, match="the trained model has no name_or_path"):
         trainer.train()
-    assert isinstance(hook.error, ModelError)
+    assert trainer.state.global_step == 0
+
+
+def test_trainer_without_tokenizer_is_rejected_before_training(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    trainer = plain(model_folder, tmp_path, [IndexCallback(file, tmp_path / "idx")], lora=True, max_steps=1)
+    trainer.callback_handler.processing_class = None
+    with pytest.raises(OptionError, match="pass processing_class=tokenizer to the Trainer"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 class Process:

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from taughtby.data.dataset import ReadOptions, detect_format
 from taughtby.data.tokenize import Encoding, default_options
-from taughtby.errors import ModelError, StoreError, TaughtbyError
+from taughtby.errors import ModelError, OptionError, StoreError, TaughtbyError
 from taughtby.index.api import Data, Methods, data_file, parse_methods, with_reading
 from taughtby.index.build import build_index
 from taughtby.index.model_sources import resolved_address
@@ -92,6 +92,13 @@ class IndexCallback(TrainerCallback):
         self.index: Index | None = None
         self.error: BaseException | None = None
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        """Refuse a Trainer whose model could not be indexed after training."""
+        _base_name(args, objects["model"])
+        if objects.get("processing_class") is None:
+            do = "pass processing_class=tokenizer to the Trainer, since traces need the model's tokenizer"
+            raise OptionError("the Trainer has no tokenizer", got="processing_class=None", do=do)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Build the index on the main process."""
         with _all_processes():
@@ -133,9 +140,8 @@ class IndexCallback(TrainerCallback):
     def _borrow(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:
         """Save what was trained, and yield the model under the names to load it from."""
         self._require_new()
-        peft = hasattr(lm, "get_base_model")
-        base = _base_name(args, lm, peft)
-        folder = str(_save(lm, self._beside("adapter" if peft else "model").resolve(), peft))
+        peft, base = _is_peft(lm), _base_name(args, lm)
+        folder = str(_save(lm, self._beside("adapter" if peft else "model").resolve()))
         tokenizer.save_pretrained(folder)
         name, adapter = (base, folder) if peft else (folder, None)
         needs_base = not peft and any(method.name == "lesson" for method in self.methods)
@@ -152,17 +158,22 @@ class IndexCallback(TrainerCallback):
                 raise StoreError(f"{path} already exists", do="give another folder for the index, or remove it")
 
 
-def _save(lm: Any, folder: Path, peft: bool) -> Path:
+def _is_peft(lm: Any) -> bool:
+    return hasattr(lm, "get_base_model")
+
+
+def _save(lm: Any, folder: Path) -> Path:
     """Save the model, or its active adapter; return the folder, which for an adapter with a name is one inside."""
-    if not peft:
+    if not _is_peft(lm):
         lm.save_pretrained(str(folder))
         return folder
     lm.save_pretrained(str(folder), selected_adapters=[lm.active_adapter])
     return folder if lm.active_adapter == "default" else folder / lm.active_adapter
 
 
-def _base_name(args: Any, lm: Any, peft: bool) -> str:
+def _base_name(args: Any, lm: Any) -> str:
     """The name of the base model; raise if the model could not be loaded again."""
+    peft = _is_peft(lm)
     if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
         do = "save it, and index afterwards with `taughtby index build`"
         raise ModelError("the model is sharded over several processes", got="DeepSpeed, FSDP or similar", do=do)
