@@ -25,13 +25,14 @@ from taughtby.attribution.trace import trace_queries
 from taughtby.cli import app
 from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.tokenize import Encoding
-from taughtby.errors import DataError, ModelError, OptionError, StoreError
+from taughtby.errors import DataError, ModelError, OptionError, StoreError, TaughtbyError
 from taughtby.index import trainer_callback as callback
 from taughtby.index.build import build_index, check_same_model
 from taughtby.index.reader import Index
 from taughtby.index.trainer_callback import IndexCallback
 from taughtby.methods import get_method
 from taughtby.models.model import load_model
+from taughtby.tracking.registry import TRACKERS
 
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 UNUSUAL: dict[str, dict[str, Any]] = {
@@ -470,3 +471,16 @@ def test_index_is_reported_to_trackers(
     assert settings["taughtby/index"] == str(tmp_path / "idx") and settings["taughtby/methods"] == "rept"
     assert settings["taughtby/adapter"] == str(tmp_path / "idx-adapter")
     assert ("file", "manifest.json") in next(call[3] for call in calls if call[0] == "artifact")
+
+
+def test_failed_report_keeps_the_index(
+    file: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tensorboard(monkeypatch, [])
+    hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=2"], report_to="tensorboard")
+    monkeypatch.setitem(TRACKERS, "tensorboard", lambda name, folder: 1 / 0)
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
+    with pytest.warns(UserWarning, match="its data is indexed, but not reported: logging to tensorboard failed"):
+        trainer.train()
+    assert isinstance(hook.error, TaughtbyError)
+    assert hook.index is not None and len(hook.index) == len(PAIRS)

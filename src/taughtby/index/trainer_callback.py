@@ -107,6 +107,7 @@ class IndexCallback(TrainerCallback):
 
     def _index(self, args: Any, objects: dict[str, Any]) -> None:
         self.index = self.error = None
+        outcome = "its data was not indexed"
         try:
             with (
                 progress_bar(Console(stderr=True), f"index {self.data}") as progress,
@@ -122,11 +123,12 @@ class IndexCallback(TrainerCallback):
                     model, self.data, self.out, self.methods, read_options=read_options, encoding=encoding,
                     token_budget=self.token_budget, progress=progress,
                 )  # fmt: skip
+            outcome = "its data is indexed, but not reported"
             self._report(self.index, Path(args.output_dir))
         except (Exception, KeyboardInterrupt) as error:  # must not fail a finished training
             self.error = error
             text = str(error) if isinstance(error, TaughtbyError) else f"{type(error).__name__}: {error}"
-            warnings.warn(f"training is done, but its data was not indexed: {make_visible(text)}", stacklevel=3)
+            warnings.warn(f"training is done, but {outcome}: {make_visible(text)}", stacklevel=3)
 
     def _report(self, index: Index, folder: Path) -> None:
         settings = index.manifest["settings"]
