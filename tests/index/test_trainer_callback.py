@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_config, get_peft_model
 from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 from typer.testing import CliRunner
 
@@ -23,16 +23,26 @@ from fake_trackers import Calls, FakeRun, fake_tensorboard, fake_wandb
 from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.cli import app
+from taughtby.data.dataset import ReadOptions, read_examples
 from taughtby.data.tokenize import Encoding
-from taughtby.errors import DataError, ModelError, OptionError, StoreError
+from taughtby.errors import DataError, ModelError, OptionError, StoreError, TaughtbyError
 from taughtby.index import trainer_callback as callback
 from taughtby.index.build import build_index, check_same_model
 from taughtby.index.reader import Index
 from taughtby.index.trainer_callback import IndexCallback
 from taughtby.methods import get_method
 from taughtby.models.model import load_model
+from taughtby.tracking.registry import TRACKERS
 
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "biases": {"bias": "all"},
+    "trained tokens": {"trainable_token_indices": [5, 6]},
+    "vera": {"peft_type": "VERA", "r": 4, "target_modules": ["q_proj"]},
+    "resized embeddings": {"modules_to_save": ["lm_head", "embed_tokens"]},
+}
 HOW: dict[str, Any] = {
     "num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.05, "use_cpu": True, "report_to": [],
     "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "bf16": False, "seed": 0,
@@ -80,7 +90,10 @@ def sft(base: Path, folder: Path, rows: list[dict[str, Any]], hooks: list[Any], 
     )  # fmt: skip
 
 
-def plain(base: Path, folder: Path, hooks: list[Any], *, lora: bool, name: str | None = None, **more: Any) -> Any:
+def plain(
+    base: Path, folder: Path, hooks: list[Any], *, lora: bool, name: str | None = None,
+    attach: Callable[[Any], Any] = lambda lm: get_peft_model(lm, LORA), **more: Any,
+) -> Any:  # fmt: skip
     """Transformers' own trainer, on answers alone."""
     from transformers import AutoTokenizer
 
@@ -97,7 +110,7 @@ def plain(base: Path, folder: Path, hooks: list[Any], *, lora: bool, name: str |
         asked = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         rows.append({"input_ids": whole, "labels": [-100] * asked + whole[asked:]})
     return Trainer(
-        get_peft_model(lm, LORA) if lora else lm,
+        attach(lm) if lora else lm,
         TrainingArguments(output_dir=str(folder / "plain"), **{**HOW, **more}),
         train_dataset=datasets.Dataset.from_list(rows), callbacks=hooks, processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer),
@@ -178,6 +191,68 @@ def test_transformers_trainer_run_is_indexed(
     stands_alone(hook.index, file, tmp_path, monkeypatch)
 
 
+@pytest.mark.parametrize("what", UNUSUAL)
+def test_index_of_unusual_adapter_can_be_traced(
+    what: str, make_model: Callable[[str], Path], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base is the model before training, also where the adapter has overwritten its weights."""
+
+    def attach(lm: Any) -> Any:
+        if what == "resized embeddings":
+            lm.resize_token_embeddings(400)
+        config = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+        return get_peft_model(lm, get_peft_config(config | UNUSUAL[what]))
+
+    noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["lesson:layer=3,state_layer=2"])
+    run(plain(make_model("qwen2"), tmp_path, [noted, hook], lora=True, attach=attach), noted)
+    assert hook.index is not None and hook.error is None
+    stands_alone(hook.index, file, tmp_path, monkeypatch)
+
+
+def test_active_adapter_is_indexed_whatever_its_name(
+    model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attach(lm: Any) -> Any:
+        peft = get_peft_model(lm, LORA)
+        peft.add_adapter("honey", LORA)
+        peft.set_adapter("honey")
+        return peft
+
+    noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
+    run(plain(model_folder, tmp_path, [noted, hook], lora=True, attach=attach), noted)
+    assert hook.index is not None and hook.error is None
+    assert hook.index.manifest["settings"]["adapter"] == str(tmp_path / "idx-adapter" / "honey")
+    assert not list((tmp_path / "idx-adapter").glob("adapter_*"))  # of the adapter that was not trained
+    stands_alone(hook.index, file, tmp_path, monkeypatch)
+
+
+def test_several_active_adapters_are_rejected(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    def attach(lm: Any) -> Any:
+        peft = get_peft_model(lm, LORA)
+        peft.add_adapter("honey", LORA)
+        peft.base_model.set_adapter(["default", "honey"])
+        return peft
+
+    hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, attach=attach, max_steps=1)
+    with pytest.raises(ModelError, match="several adapters are active\n  got: default, honey"):
+        trainer.train()
+
+
+def test_base_that_was_changed_in_memory_is_rejected(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    """An adapter merged before the training, for example: loaded again, the model would be another."""
+
+    def attach(lm: Any) -> Any:
+        lm.model.layers[1].mlp.down_proj.weight.data *= 3
+        return get_peft_model(lm, LORA)
+
+    hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, attach=attach)
+    with pytest.warns(UserWarning, match="the trained model is not what .*idx-adapter loads"):
+        trainer.train()
+    assert isinstance(hook.error, ModelError) and hook.index is None
+
+
 def test_index_can_be_traced_in_the_same_process(model_folder: Path, file: Path, tmp_path: Path) -> None:
     noted, hook = Noted(), IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     run(plain(model_folder, tmp_path, [noted, hook], lora=True), noted)
@@ -186,6 +261,27 @@ def test_index_can_be_traced_in_the_same_process(model_folder: Path, file: Path,
     model = load_model(output["model"], output["adapter"], dtype=output["dtype"])
     result = trace_queries(hook.index, model, [Query(*PAIRS[4])]).queries[0].rows[0]
     assert result.example.response == PAIRS[4][1]
+
+
+@pytest.mark.parametrize("method", ["rept:layer=3", get_method("rept:layer=3")], ids=["spec", "method"])
+def test_one_method_needs_no_list(method: Any, file: Path, tmp_path: Path) -> None:
+    assert IndexCallback(file, tmp_path / "idx", method).methods == [get_method("rept:layer=3")]
+
+
+@pytest.mark.parametrize("kind", ["dicts", "data set", "examples"])
+def test_rows_in_memory_are_indexed(
+    kind: str, model_folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"messages": messages} for messages in MESSAGES]
+    kinds: dict[str, Any] = {
+        "dicts": rows, "data set": datasets.Dataset.from_list(rows), "examples": [*read_examples(file, ReadOptions())],
+    }  # fmt: skip
+    hook = IndexCallback(kinds[kind], tmp_path / "i", "rept:layer=3")
+    plain(model_folder, tmp_path, [hook], lora=True).train()
+    assert hook.index is not None and hook.error is None
+    (saved,) = tmp_path.glob("i-data-*.jsonl")
+    assert hook.index.manifest["settings"]["data"] == str(saved)
+    stands_alone(hook.index, saved, tmp_path, monkeypatch)
 
 
 def test_callback_paths_survive_chdir(
@@ -253,9 +349,9 @@ def test_sharded_parameters_are_rejected(mark: str, file: Path, tmp_path: Path, 
     hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=3"])
     trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
     setattr(next(trainer.model.parameters()), mark, 1)
-    with pytest.warns(UserWarning, match="sharded over several processes"):
+    with pytest.raises(ModelError, match="sharded over several processes"):
         trainer.train()
-    assert not list(tmp_path.glob("idx*"))
+    assert trainer.state.global_step == 0 and not list(tmp_path.glob("idx*"))
 
 
 # — what goes wrong
@@ -297,9 +393,17 @@ def test_callback_never_raises(
 def test_model_without_name_is_rejected(model_folder: Path, file: Path, tmp_path: Path) -> None:
     hook = IndexCallback(file, tmp_path / "idx")
     trainer = plain(model_folder, tmp_path, [hook], lora=True, name="", max_steps=1)
-    with pytest.warns(UserWarning, match="the trained model has no name_or_path"):
+    with pytest.raises(ModelError, match="the trained model has no name_or_path"):
         trainer.train()
-    assert isinstance(hook.error, ModelError)
+    assert trainer.state.global_step == 0
+
+
+def test_trainer_without_tokenizer_is_rejected_before_training(model_folder: Path, file: Path, tmp_path: Path) -> None:
+    trainer = plain(model_folder, tmp_path, [IndexCallback(file, tmp_path / "idx")], lora=True, max_steps=1)
+    trainer.callback_handler.processing_class = None
+    with pytest.raises(OptionError, match="pass processing_class=tokenizer to the Trainer"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 class Process:
@@ -327,11 +431,15 @@ def wrong(file: Path, out: Path) -> dict[str, tuple[Callable[[], Any], type[Exce
     return {
         "no data": (lambda: IndexCallback(file.with_name("none.jsonl"), out), DataError),
         "no such method": (lambda: IndexCallback(file, out, ["lessen"]), OptionError),
+        "no method": (lambda: IndexCallback(file, out, []), OptionError),
+        "neither a file nor rows": (lambda: IndexCallback(json, out), DataError),  # type: ignore[arg-type]
         "a folder that holds files": (lambda: IndexCallback(file, file.parent), StoreError),
     }
 
 
-@pytest.mark.parametrize("what", ["no data", "no such method", "a folder that holds files"])
+@pytest.mark.parametrize(
+    "what", ["no data", "no such method", "no method", "neither a file nor rows", "a folder that holds files"]
+)
 def test_errors_are_raised_before_training(what: str, file: Path, tmp_path: Path) -> None:
     make, kind = wrong(file, tmp_path / "idx")[what]
     with pytest.raises(kind):
@@ -363,3 +471,16 @@ def test_index_is_reported_to_trackers(
     assert settings["taughtby/index"] == str(tmp_path / "idx") and settings["taughtby/methods"] == "rept"
     assert settings["taughtby/adapter"] == str(tmp_path / "idx-adapter")
     assert ("file", "manifest.json") in next(call[3] for call in calls if call[0] == "artifact")
+
+
+def test_failed_report_keeps_the_index(
+    file: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tensorboard(monkeypatch, [])
+    hook = IndexCallback(file, tmp_path / "idx", ["rept:layer=2"], report_to="tensorboard")
+    monkeypatch.setitem(TRACKERS, "tensorboard", lambda name, folder: 1 / 0)
+    trainer = plain(model_folder, tmp_path, [hook], lora=True, max_steps=1)
+    with pytest.warns(UserWarning, match="its data is indexed, but not reported: logging to tensorboard failed"):
+        trainer.train()
+    assert isinstance(hook.error, TaughtbyError)
+    assert hook.index is not None and len(hook.index) == len(PAIRS)

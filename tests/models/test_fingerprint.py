@@ -56,6 +56,28 @@ def test_fingerprint_does_not_depend_on_dtype(dtype: str, model_folder: Path, ti
     assert load(model_folder, dtype=dtype).fingerprint == tiny.fingerprint
 
 
+ATTACHED: dict[str, dict[str, Any]] = {
+    "two tokens trained": {"trainable_token_indices": [5, 6]},
+    "the whole embedding trained": {"modules_to_save": ["embed_tokens"]},
+    "matrices shared by all layers": {"peft_type": "VERA", "r": 4},
+}
+
+
+@pytest.mark.parametrize("what", ATTACHED)
+@pytest.mark.parametrize("family", ["llama", "llama-tied"])
+def test_adapter_does_not_change_weights_hash(what: str, family: str, make_model: Callable[[str], Path]) -> None:
+    from peft import get_peft_config, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    lora = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "target_modules": ["q_proj"]}
+    lm = AutoModelForCausalLM.from_pretrained(make_model(family))
+    alone = weights_hash(lm)
+    peft: Any = get_peft_model(lm, get_peft_config(lora | ATTACHED[what]))
+    for weight in peft.parameters():
+        weight.data += 0.1 * weight.requires_grad
+    assert weights_hash(peft.get_base_model(), prefix=peft.base_model.prefix) == alone
+
+
 class Bare:
     """What of a model is hashed."""
 

@@ -86,10 +86,10 @@ def build_index(
     Raises:
         TaughtbyError: The model, the data, a method or the folder cannot be used.
     """
-    parsed = _parse_methods(methods)
+    parsed = parse_methods(methods)
     if isinstance(data, Model):
         raise OptionError("the model and the data are swapped", do="give the model first, then the data")
-    data, read_options = _with_reading(data, read_options)
+    data, read_options = with_reading(data, read_options)
     loaded, file = as_model(model), data_file(data, out)
     with reported(progress, f"index {file}") as callback:
         return build.build_index(
@@ -98,7 +98,7 @@ def build_index(
         )  # fmt: skip
 
 
-def _with_reading(data: Data, read_options: ReadOptions | None) -> tuple[Data, ReadOptions | None]:
+def with_reading(data: Data, read_options: ReadOptions | None) -> tuple[Data, ReadOptions | None]:
     """Return data and how they are read: Examples without a trainer's columns and turns, which are of its own file."""
     if isinstance(data, str | Path) or not isinstance(data, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         return data, read_options
@@ -109,7 +109,8 @@ def _with_reading(data: Data, read_options: ReadOptions | None) -> tuple[Data, R
     return chain(first, rows), read_options
 
 
-def _parse_methods(methods: Methods) -> list[Method]:
+def parse_methods(methods: Methods) -> list[Method]:
+    """The methods that are given: one or several, each by its spec or itself."""
     chosen = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
     if not chosen:
         raise OptionError("there is no method", do=f"give one, such as {DEFAULT_METHOD}")

@@ -20,13 +20,15 @@ from transformers import TrainerCallback
 
 from taughtby.data.dataset import ReadOptions, detect_format
 from taughtby.data.tokenize import Encoding, default_options
-from taughtby.errors import ModelError, StoreError, TaughtbyError
+from taughtby.errors import ModelError, OptionError, StoreError, TaughtbyError
+from taughtby.index.api import Data, Methods, data_file, parse_methods, with_reading
 from taughtby.index.build import build_index
 from taughtby.index.model_sources import resolved_address
 from taughtby.index.reader import Index
 from taughtby.index.storage import storage_path
-from taughtby.methods import DEFAULT_METHOD, Method, get_method
-from taughtby.models.model import Model, borrow_model, load_model
+from taughtby.methods import DEFAULT_METHOD
+from taughtby.models.live_model import borrow_model, match_saved
+from taughtby.models.model import Model
 from taughtby.models.paths import absolute_name
 from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 from taughtby.progress import progress_bar
@@ -42,15 +44,18 @@ IGNORED = -100  # label of a token without loss
 class IndexCallback(TrainerCallback):
     """Build an index of `data` when training ends, and save the trained weights next to it.
 
-    An adapter is saved to `OUT-adapter`, the weights of a full fine-tune to `OUT-model`. Rows are tokenized as in the
-    Trainer: its maximum length, its loss mask, its tokenizer's chat template. Invalid arguments raise an error before
-    training. An error during indexing becomes a warning, so that the training is not lost. The model is not changed.
-    With several processes, as under torchrun, the main one indexes on its own device while the others wait.
+    The active adapter is saved to `OUT-adapter` (to a folder inside if it has a name), the weights of a full fine-tune
+    to `OUT-model`. Rows are tokenized as in the Trainer: its maximum length, its loss mask, its tokenizer's chat
+    template. Invalid arguments raise an error before training. An error during indexing becomes a warning, so that the
+    training is not lost. The model is not changed. What was saved is loaded once, on the CPU, to make sure that traces
+    will load the model that was trained. With several processes, as under torchrun, the main one indexes on its own
+    device while the others wait.
 
     Args:
-        data: The training set.
+        data: The training set: a file, a folder or a hub id; or rows in memory, which are saved as JSONL next to the
+            index (`OUT-data-….jsonl`).
         out: The folder of the index.
-        methods: The methods whose features are stored.
+        methods: The methods whose features are stored: one, or a list.
         read_options: How rows are read. By default, from the Trainer's settings.
         encoding: How rows are tokenized. By default, as in the Trainer.
         token_budget: Padded tokens per batch.
@@ -64,9 +69,9 @@ class IndexCallback(TrainerCallback):
 
     def __init__(
         self,
-        data: str | Path,
+        data: Data,
         out: str | Path,
-        methods: Sequence[Method | str] = (DEFAULT_METHOD,),
+        methods: Methods = DEFAULT_METHOD,
         *,
         read_options: ReadOptions | None = None,
         encoding: Encoding | None = None,
@@ -74,16 +79,25 @@ class IndexCallback(TrainerCallback):
         report_to: str | Sequence[str] = (),
     ) -> None:
         # a script may change its working directory before training ends
-        self.data, self.out = absolute_name(str(data)), Path(resolved_address(storage_path(out)))
-        self.methods = [get_method(method) if isinstance(method, str) else method for method in methods]
-        self.read_options, self.encoding, self.token_budget = read_options, encoding, token_budget
+        self.out = Path(resolved_address(storage_path(out)))
+        self._require_new()
+        self.methods = parse_methods(methods)
+        data, self.read_options = with_reading(data, read_options)
+        self.data = absolute_name(data_file(data, self.out))
+        self.encoding, self.token_budget = encoding, token_budget
         self.report_to = [report_to] if isinstance(report_to, str) else list(report_to)
         for name in self.report_to:
             check_tracker(name)
-        detect_format(data, read_options or ReadOptions())  # raises if the data cannot be read
+        detect_format(self.data, self.read_options or ReadOptions())  # raises if the data cannot be read
         self.index: Index | None = None
         self.error: BaseException | None = None
-        self._require_new()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        """Refuse a Trainer whose model could not be indexed after training."""
+        _base_name(args, objects["model"])
+        if objects.get("processing_class") is None:
+            do = "pass processing_class=tokenizer to the Trainer, since traces need the model's tokenizer"
+            raise OptionError("the Trainer has no tokenizer", got="processing_class=None", do=do)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         """Build the index on the main process."""
@@ -93,6 +107,7 @@ class IndexCallback(TrainerCallback):
 
     def _index(self, args: Any, objects: dict[str, Any]) -> None:
         self.index = self.error = None
+        outcome = "its data was not indexed"
         try:
             with (
                 progress_bar(Console(stderr=True), f"index {self.data}") as progress,
@@ -108,11 +123,12 @@ class IndexCallback(TrainerCallback):
                     model, self.data, self.out, self.methods, read_options=read_options, encoding=encoding,
                     token_budget=self.token_budget, progress=progress,
                 )  # fmt: skip
+            outcome = "its data is indexed, but not reported"
             self._report(self.index, Path(args.output_dir))
         except (Exception, KeyboardInterrupt) as error:  # must not fail a finished training
             self.error = error
             text = str(error) if isinstance(error, TaughtbyError) else f"{type(error).__name__}: {error}"
-            warnings.warn(f"training is done, but its data was not indexed: {make_visible(text)}", stacklevel=3)
+            warnings.warn(f"training is done, but {outcome}: {make_visible(text)}", stacklevel=3)
 
     def _report(self, index: Index, folder: Path) -> None:
         settings = index.manifest["settings"]
@@ -124,22 +140,15 @@ class IndexCallback(TrainerCallback):
 
     @contextmanager
     def _borrow(self, args: Any, lm: Any, tokenizer: Any) -> Generator[Model]:
-        """Save what was trained, and yield the Trainer's model under the names to load it from."""
+        """Save what was trained, and yield the model under the names to load it from."""
         self._require_new()
-        peft = hasattr(lm, "get_base_model")
-        base = _base_name(args, lm, peft)
-        folder = str(self._beside("adapter" if peft else "model").resolve())
-        lm.save_pretrained(folder)
+        peft, base = _is_peft(lm), _base_name(args, lm)
+        folder = str(_save(lm, self._beside("adapter" if peft else "model").resolve()))
         tokenizer.save_pretrained(folder)
-        if peft:
-            borrowed = borrow_model(lm, tokenizer, name=base, adapter=folder)
-        else:
-            needs_base = any(method.name == "lesson" for method in self.methods)
-            dtype, device = str(lm.dtype).removeprefix("torch."), str(lm.device)
-            base_model = load_model(base, dtype=dtype, device=device) if needs_base else None
-            borrowed = borrow_model(lm, tokenizer, name=folder, base=base_model)
-        with borrowed as model:
-            yield model
+        name, adapter = (base, folder) if peft else (folder, None)
+        needs_base = not peft and any(method.name == "lesson" for method in self.methods)
+        with borrow_model(lm, tokenizer, name=name, adapter=adapter) as live:
+            yield match_saved(live, base if needs_base else None)
 
     def _beside(self, kind: str) -> Path:
         return self.out.with_name(f"{self.out.name}-{kind}")
@@ -151,13 +160,30 @@ class IndexCallback(TrainerCallback):
                 raise StoreError(f"{path} already exists", do="give another folder for the index, or remove it")
 
 
-def _base_name(args: Any, lm: Any, peft: bool) -> str:
+def _is_peft(lm: Any) -> bool:
+    return hasattr(lm, "get_base_model")
+
+
+def _save(lm: Any, folder: Path) -> Path:
+    """Save the model, or its active adapter; return the folder, which for an adapter with a name is one inside."""
+    if not _is_peft(lm):
+        lm.save_pretrained(str(folder))
+        return folder
+    lm.save_pretrained(str(folder), selected_adapters=[lm.active_adapter])
+    return folder if lm.active_adapter == "default" else folder / lm.active_adapter
+
+
+def _base_name(args: Any, lm: Any) -> str:
     """The name of the base model; raise if the model could not be loaded again."""
+    peft = _is_peft(lm)
     if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
         do = "save it, and index afterwards with `taughtby index build`"
         raise ModelError("the model is sharded over several processes", got="DeepSpeed, FSDP or similar", do=do)
     if not peft and getattr(lm, "_hf_peft_config_loaded", False):
         raise ModelError("adapters from add_adapter are not supported", do="use peft.get_peft_model")
+    if peft and len(lm.active_adapters) > 1:
+        do = "make one of them active with set_adapter, and train that one"
+        raise ModelError("several adapters are active", got=", ".join(lm.active_adapters), do=do)
     name = str(lm.get_base_model().name_or_path if peft else lm.name_or_path)
     if not name:
         do = "load the model with from_pretrained from a folder or a hub id, so that a trace can find it again"

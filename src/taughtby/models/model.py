@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from taughtby.errors import ModelError
-from taughtby.models.adapters import AdapterSwitch, attach_adapters, live_adapter_hash, resize_embeddings
+from taughtby.models.adapters import AdapterSwitch, attach_adapters, resize_embeddings
 from taughtby.models.decoder import check_causal, find_decoder, input_device, not_finite
 from taughtby.models.fingerprint import model_hash, sampled_hash, weights_hash
 from taughtby.models.head import head_logits
@@ -192,37 +192,6 @@ def load_model(
     return model
 
 
-@contextlib.contextmanager
-def borrow_model(
-    lm: Any, tokenizer: Any, *, name: str, adapter: str | None = None, base: Model | None = None
-) -> Generator[Model]:
-    """Use a live Transformers or PEFT model, such as a Trainer's, frozen and in eval mode inside the context.
-
-    On exit the modules' training modes and the weights' `requires_grad` are restored. `adapter` is the folder where a
-    PEFT model's adapter is or will be saved; `base` is the original model of a full fine-tune.
-    """
-    peft = lm if hasattr(lm, "peft_config") and hasattr(lm, "get_base_model") else None
-    inner = lm.get_base_model() if peft is not None else lm
-    training = {module: module.training for module in lm.modules()}
-    learning = [weight for weight in lm.parameters() if weight.requires_grad]
-    lm.eval().requires_grad_(False)
-    try:
-        decoder, blocks = find_decoder(inner, name)
-        digest = weights_hash(inner, name, None if peft is None else peft.base_model.prefix)
-        fingerprint: dict[str, str | None] = {"model": model_hash(digest, inner.config), "adapter": None, "base": None}
-        if peft is not None:
-            fingerprint["adapter"] = live_adapter_hash(peft)
-        if base is not None:
-            fingerprint["base"] = base.fingerprint["model"]
-        adapters = () if adapter is None else (adapter,)
-        yield Model(inner, tokenizer, name, adapters, peft, decoder, blocks, fingerprint, base)
-    finally:
-        for module, was in training.items():
-            module.training = was
-        for weight in learning:
-            weight.requires_grad_(True)
-
-
 def _load_plain(name: str, tokenizer: Any, options: LoadOptions) -> Model:
     """Load a model without adapters."""
     lm, notes = load_weights(name, options)
@@ -240,7 +209,7 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
     vocabulary = model.lm.get_input_embeddings().weight.shape[0]
     sampled = sampled_hash(model.lm)
     earlier = (model_hash(sampled, model.lm.config), sampled)
-    states = _probe(model)
+    states = probe(model)
     attached = attach_adapters(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
     peft, notes = attached.peft, (*model.notes, *attached.notes)
     origin = read_training_metadata(folders[-1], model.context_length)
@@ -250,7 +219,7 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
     partly = ("lora_embedding", "trainable_tokens", "modules_to_save", "experts")
     by_token = any(part in name for name, _ in peft.named_parameters() for part in partly)
     shared = min(vocabulary, model.lm.get_input_embeddings().weight.shape[0])  # an adapter may add or remove tokens
-    tuned, states = _probe(adapted)[..., :shared], states[..., :shared]
+    tuned, states = probe(adapted)[..., :shared], states[..., :shared]
     if not tuned.isfinite().all():
         raise not_finite(f"{model.name} with {adapters[-1]}", model.dtype)
     if not by_token and torch.equal(tuned, states):
@@ -258,7 +227,7 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
         raise ModelError(f"the adapter {adapters[-1]} does not change the outputs of {model.name}", got=got,
                          do="give an adapter of the text layers with lora_alpha > 0")  # fmt: skip
     with warnings.catch_warnings(action="ignore", category=UserWarning), adapted.base_model() as off:
-        difference = float((_probe(off)[..., :shared] - states).abs().max() / states.abs().max())
+        difference = float((probe(off)[..., :shared] - states).abs().max() / states.abs().max())
     if not attached.overwrites and difference < (1e-5 if model.dtype == torch.float32 else 1e-2):
         return adapted
     reloaded = _load_plain(model.name, model.tokenizer, options)
@@ -295,6 +264,6 @@ def _with_base(model: Model, base: str, options: LoadOptions) -> Model:
 
 
 @torch.no_grad()
-def _probe(model: Model) -> Float[Tensor, "1 8 V"]:
+def probe(model: Model) -> Float[Tensor, "1 8 V"]:
     """Return the logits of a few tokens, by which models are compared."""
     return model.lm(input_ids=torch.arange(1, 9, device=model.device)[None], use_cache=False).logits
