@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from taughtby.models.model import Model, borrow_model
+from taughtby.models.live_model import borrow_model
+from taughtby.models.model import Model
 
 NUM_WORDS = 240  # each is one token
 TEMPLATE = (
