@@ -159,10 +159,14 @@ def test_queries_of_every_kind(index: taughtby.Index, tmp_path: Path) -> None:
 
 
 def test_missing_values_of_a_data_frame_are_no_text(index: taughtby.Index) -> None:
-    """Pandas has NaN where only other rows have a value."""
+    """Pandas has NaN, or NA, where only other rows have a value."""
+    pandas = pytest.importorskip("pandas")
     record = {"prompt": "why", "response": "a b c", "desired": float("nan"), "span": np.nan, "span_range": np.nan}
     (result,) = taughtby.trace_queries(index, None, [record], top_k=1, progress=False).queries
     assert (result.query.desired, result.query.span, result.query.span_range) == (None, None, None)
+    missing = {"prompt": "why", "response": "a b c", "desired": pandas.NA, "span": None, "span_range": pandas.NaT}
+    (again,) = taughtby.trace_queries(index, None, [missing], top_k=1, progress=False).queries
+    assert torch.equal(again.scores, result.scores)
     with pytest.raises(taughtby.TaughtbyError, match="the desired is not text"):
         taughtby.trace_queries(index, None, [{**record, "desired": ["bees"]}], progress=False)
 
@@ -285,7 +289,8 @@ def test_build_index_accepts_all_data_and_method_types(index: taughtby.Index, da
     # the same rows in memory resume the same index
     same = taughtby.build_index(model, Dataset.from_list(rows), tmp_path / "a", methods, progress=False)
     assert same.manifest == taughtby.open_index(tmp_path / "a").manifest
-    more = {"n": np.int64(1), "day": date(2026, 1, 2), "messages": None}
+    missing = pytest.importorskip("pandas").NaT
+    more = {"n": np.int64(1), "day": date(2026, 1, 2), "until": missing, "messages": None}
     frame: list[Any] = [{"prompt": prompt, "response": response, **more} for prompt, response in PAIRS]
     frame += [{"messages": np.array([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])}]
     read = taughtby.build_index(model, frame, tmp_path / "frame", "bm25", progress=False)  # as read_parquet's rows

@@ -46,7 +46,9 @@ def is_filled(value: Any) -> bool:
         return any(is_filled(inner) for inner in cast("list[Any]", value))
     if isinstance(value, Mapping):
         return any(is_filled(inner) for inner in cast("dict[str, Any]", value).values())
-    return value not in EMPTY and value == value  # pandas stores missing values as NaN
+    if type(value).__name__ == "NAType":  # a missing value of pandas, which has no truth
+        return False
+    return value not in EMPTY and value == value  # or NaN
 
 
 def read_content(content: Any, role: str, source: str) -> str:

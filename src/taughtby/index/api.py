@@ -221,6 +221,8 @@ def _write_rows(data: Iterable[Any], file: Path) -> None:
 
 def _plain(value: Any) -> Any:
     """A value of NumPy or pandas as one of JSON: a data frame's rows have arrays, their numbers, and dates."""
+    if type(value).__name__ in ("NAType", "NaTType"):  # missing values of pandas
+        return None
     for name in ("tolist", "isoformat"):
         if hasattr(value, name):
             return getattr(value, name)()
