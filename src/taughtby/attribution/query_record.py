@@ -52,9 +52,9 @@ def read_query(record: Record, source: str, columns: Columns = (), join: str | N
 def _read_text(record: Record, key: str, source: str) -> str | None:
     """An optional text; None if it is missing or empty, as in a table where only some rows have one."""
     value = record.get(key)
-    if not is_filled(value):
+    if not is_filled(value) or value is False:
         return None
-    if not isinstance(value, str | int | float):  # a table may have a number as such
+    if not isinstance(value, str | int | float) or value is True:  # a table may have a number as such
         raise DataError(f"{source}: the {key} is not text", got=shorten(value), do="give a string, or take it out")
     return str(value)
 

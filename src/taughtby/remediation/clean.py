@@ -191,7 +191,8 @@ class _Scan:
         # of a ranked row too: what was listed may be the end of several sources, of which the trace shows one
         listed = [one.source for one in self.removals if one.source and (not one.id or one.why == "listed")]
         self._sources = resolve_sources(listed, self.data, self.read_options)
-        self._conversation: list[Example] = []  # the examples of the present record
+        self._record = ""  # the present one
+        self._conversation: list[Example] = []  # its examples
         self._dropped: list[Example] = []  # those of the records before it that are dropped
 
     def others(self, selected: Sequence[Removal]) -> Iterator[Removal]:
@@ -204,15 +205,16 @@ class _Scan:
                 yield Removal(row.id, row.source, why=SAME_CONVERSATION)
 
     def _end_record(self) -> None:
-        if len(self._conversation) > 1 and record_source(self._conversation[0]) in self.records:
+        if len(self._conversation) > 1 and self._record in self.records:
             self._dropped += self._conversation
         self._conversation = []
 
     def add(self, row: Example) -> None:
         record = record_source(row)
         self.num_examples += 1
-        if not self._conversation or record != record_source(self._conversation[-1]):
+        if record != self._record:
             self._end_record()
+            self._record = record
             self.num_records += 1
         self._conversation.append(row)
         matches = [one for one in self._by_source if self._sources.get(one.source) in (row.source, record)]
