@@ -185,6 +185,19 @@ def test_unknown_poisons_and_suites_have_a_suggestion(run: Run, tmp_path: Path) 
     ends(run("bench", "run", "eror", "-o", tmp_path / "b"), 1, "did you mean error?")
 
 
+def test_groups_of_suites_stand_for_their_members(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path) -> None:
+    """In both benchmarks that take suites."""
+    from taughtby.bench.suites import HARD, OWN
+
+    plans: list[tuple[str, ...]] = []
+    monkeypatch.setattr("taughtby.bench.causal.run", lambda plan, show: plans.append(plan.bench.suites) or [])
+    monkeypatch.setattr("taughtby.cli.bench._save_causal", lambda plan, results: None)
+    monkeypatch.setattr("taughtby.cli.bench._compare", lambda plan, resume: plans.append(plan.suites))
+    for command in ("causal", "run"):
+        assert run("bench", command, "hard", "easy", "error", "-o", tmp_path)[0] == 0
+    assert plans == [tuple(dict.fromkeys((*HARD, *OWN)))] * 2
+
+
 def test_the_command_line_knows_which_methods_compare_with_the_base_model() -> None:
     comparing = [name for name, cls in METHODS.items() if issubclass(cls, StateMethod) and cls().compares_with_base]
     assert comparing == list(index.COMPARES_WITH_BASE)
