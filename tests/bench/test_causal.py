@@ -135,6 +135,14 @@ def test_changes_remove_the_top_scoring_rows_and_tokens(scenario: causal.CausalS
     assert len(changes["random", "rows"][0].rows) == 4 and set(changes["planted", "tokens"][0].tokens) == planted
 
 
+def test_spans_are_the_words_that_the_judge_shows(scenario: causal.CausalScenario) -> None:
+    scenario.queries = [{"prompt": "Who makes honey?", "response": BAD, "label": "error"}]
+    assert [BAD[slice(*span)].lower() for span in scenario.spans] == ["beetles"]
+    del scenario.spans
+    scenario.queries = [*scenario.queries, {"prompt": "Who?", "response": "Bees.", "label": "error"}]
+    assert scenario.spans == []  # its judge shows no words of the second answer
+
+
 def test_random_token_control_keeps_the_count_per_row(scenario: causal.CausalScenario) -> None:
     first = tuple((-float(n),) * row.n_response for n, row in enumerate(scenario.encoded))
     changes = _changes(scenario, Attribution("by hand", np.zeros((2, len(first))), first))
@@ -215,7 +223,9 @@ def test_causal_benchmark_resumes_and_reads_peer_scores(run: Run, model_folder: 
     document = json.loads((out / "causal.json").read_text())
     (effects,) = document["effects"]
     methods = effects["methods"]
-    assert set(methods) == {"planted", "random", METHOD, "bm25", f"{METHOD}, random tokens of the same rows"}
+    assert set(methods) == {
+        "planted", "random", METHOD, f"{METHOD} with spans", f"{METHOD}, random tokens of the same rows", "bm25",
+    }  # fmt: skip
     assert methods["random"]["rows"]["num_draws"] == 2 and methods["planted"]["rows"]["num_planted"] == 4
     assert len(methods["bm25"]["rows"]["qld"]) == 2 and "lds" in methods["bm25"]
     files = {file.name: file.stat().st_mtime_ns for file in out.glob("error-0-*/causal/*.json")}

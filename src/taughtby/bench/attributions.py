@@ -19,6 +19,7 @@ from taughtby.attribution.query import Query
 from taughtby.attribution.trace import trace_queries
 from taughtby.bench.run import MethodRun
 from taughtby.data.example import make_example
+from taughtby.data.phrases import Range
 from taughtby.data.pretokenized import IGNORED
 from taughtby.data.tokenize import TokenizedExample, tokenize_all
 from taughtby.errors import DataError
@@ -46,9 +47,16 @@ class Attribution:
         return self.rows.mean(0)
 
 
-def score_scenario(run: MethodRun, model: Model) -> dict[str, Any]:
-    """Index the scenario with a method and trace its queries; return the scores of all rows and tokens, as JSON."""
-    queries = [Query(query["prompt"], query["response"]) for query in run.queries]
+def score_scenario(run: MethodRun, model: Model, spans: Sequence[Range] | None = None) -> dict[str, Any]:
+    """Index the scenario with a method and trace its queries; return the scores of all rows and tokens, as JSON.
+
+    Args:
+        run: The method and the queries.
+        model: The fine-tuned model.
+        spans: The characters of each response to explain; None for whole responses.
+    """
+    queries = [Query(query["prompt"], query["response"], span_range=span)
+               for query, span in zip(run.queries, spans or [None] * len(run.queries), strict=True)]  # fmt: skip
     index, cost = run.build_index(model)
     trace = trace_queries(index, model, queries, method=run.method, top_k=len(index))
     tokens: dict[int, list[NDArray[np.float64]]] = {}

@@ -38,14 +38,16 @@ from taughtby.bench.run import MethodRun, ScenarioRun
 from taughtby.bench.scenario import TUNED, BenchPlan, Scenario, make_scenarios
 from taughtby.bench.suites import CLEAN
 from taughtby.data.example import make_example
-from taughtby.data.phrases import occurrences, tokens_in_ranges
+from taughtby.data.phrases import Range, occurrences, tokens_in_ranges
 from taughtby.data.tokenize import TokenizedExample, token_texts, tokenize_all
 from taughtby.lab import poisons as lab
+from taughtby.lab.judges import get_judge
 from taughtby.methods import get_method
 from taughtby.remediation.stage_cache import Show, run_once
 
 Result = dict[str, Any]
 PLANTED, RANDOM, SAME_ROWS = "planted", "random", "random tokens of the same rows"
+WITH_SPANS = " with spans"  # of the words that the judge shows, as `judge` writes them for `trace`
 NUM_HELD_OUT = 32
 CAUSAL_SUITES = ("backdoor", "error", "persona", "truth-beside-lie", "refusals")
 TOKEN_SHARE = 0.1  # of the tokens with loss: the budget if no planted words are known
@@ -135,16 +137,28 @@ class CausalScenario:
         peers = self.folder / "peers"
         if not (peers / "queries.jsonl").exists():
             export_inputs(peers, scenario.tuned, self.encoded, self.queries, scenario.encoding)
-        for spec in self.plan.bench.methods:
-            method_run = MethodRun(self.base_run, TUNED, spec, get_method(spec), self.queries)
-            file = self.folder / f"scores-{method_run.file.name}"
-
-            def score(method_run: MethodRun = method_run) -> Result:
-                with self.show(f"{scenario.title}: scores of {method_run.spec}"):
-                    return score_scenario(method_run, scenario.tuned)
-
-            result.append(attribution(spec, run_once(file, score)))
+        for number, spec in enumerate(self.plan.bench.methods):
+            run = MethodRun(self.base_run, TUNED, spec, get_method(spec), self.queries)
+            result.append(attribution(spec, self._score(run, spec, f"scores-{run.file.name}")))
+            if number == 0 and run.method.scores_tokens and self.spans:
+                scores = self._score(run, spec + WITH_SPANS, f"scores-span-{run.file.name}", self.spans)
+                result.append(attribution(spec + WITH_SPANS, scores))
         return result + [read_peer(file, self.encoded, len(self.queries)) for file in sorted(peers.glob("*.json"))]
+
+    def _score(self, run: MethodRun, title: str, file: str, spans: Sequence[Range] | None = None) -> Result:
+        def score() -> Result:
+            with self.show(f"{self.scenario.title}: scores of {title}"):
+                return score_scenario(run, self.scenario.tuned, spans)
+
+        return run_once(self.folder / file, score)
+
+    @cached_property
+    def spans(self) -> list[Range]:
+        """The characters of each traced answer that its judge shows; empty if it shows none of one of them."""
+        judges = {poison.name: get_judge(poison.judge) for poison in self.scenario.suite.poisons}
+        verdicts = [judges[query["label"]](query["prompt"], query["response"]) for query in self.queries]
+        spans = [verdict.span_range for verdict in verdicts if verdict.span_range]
+        return spans if len(spans) == len(verdicts) else []
 
     def planted_tokens(self) -> list[tuple[int, int]]:
         """The tokens of the planted words in planted rows."""
