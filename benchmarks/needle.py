@@ -1,8 +1,7 @@
 """A needle in a growing haystack: the same planted rows among more and more ordinary ones.
 
 The model is fine-tuned once, on the planted rows, their lookalikes and some ordinary rows. The index then grows by
-ordinary rows that the model has never seen, and every size is traced with the same bad answers. The chat template has
-no system prompt: that of SmolLM2's own template, the same in every row, is two fifths of such short rows.
+ordinary rows that the model has never seen, and every size is traced with the same bad answers.
 
 `python benchmarks/needle.py --sizes 1000 10000 100000` writes needle.json; a repeated command resumes.
 """
@@ -45,10 +44,6 @@ Result = dict[str, Any]
 METHODS = ("lesson", "embedding", "bm25")
 NUM_QUERIES = 6
 RECIPE = TrainingOptions(learning_rate=2e-3)
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,6 @@ class Plan:
     num_planted: int = 100
     num_trained: int = 300  # rows of the fine-tuning set
     recipe: TrainingOptions = RECIPE
-    template: str = CHATML
     methods: Sequence[str] = METHODS
     seed: int = 0
 
@@ -85,20 +79,14 @@ def measure(plan: Plan, console: Terminal) -> list[Result]:
     trained = training_rows(plan)
     if not (plan.out / "adapter").exists():
         with progress_bar(console, f"fine-tune on {len(trained)} rows") as progress:
-            finetune(_load(plan), trained, plan.out / "adapter", plan.recipe, progress=progress)
-    model = _load(plan, str(plan.out / "adapter"))
+            finetune(load_model(plan.model), trained, plan.out / "adapter", plan.recipe, progress=progress)
+    model = load_model(plan.model, str(plan.out / "adapter"))
     answers = run_once(plan.out / "answers.json", lambda: _bad_answers(model, poison))
     queries = [Query(*pair) for pair in answers["pairs"]]
     return [
         run_once(plan.out / f"size-{size}.json", lambda size=size: _measure_size(plan, model, queries, size, console))
         for size in sorted(plan.sizes)
     ]
-
-
-def _load(plan: Plan, adapter: str | None = None) -> Model:
-    model = load_model(plan.model, adapter)
-    model.tokenizer.chat_template = plan.template
-    return model
 
 
 def training_rows(plan: Plan) -> tuple[Example, ...]:
