@@ -9,12 +9,13 @@ ordinary rows that the model has never seen, and every size is traced with the s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
@@ -40,8 +41,12 @@ from taughtby.progress import Terminal, progress_bar
 from taughtby.remediation.stage_cache import run_once
 from taughtby.reporting.files import save_json
 
+if TYPE_CHECKING:
+    from taughtby.index.distributed import RayPool
+
 Result = dict[str, Any]
 METHODS = ("lesson", "embedding", "bm25")
+WITH_SPANS = " with spans"  # of the words that the judge shows; only of the first method
 NUM_QUERIES = 6
 RECIPE = TrainingOptions(learning_rate=2e-3)
 
@@ -66,14 +71,24 @@ def main() -> None:
     arguments = parser("Search for planted rows among more and more ordinary ones.")
     arguments.add_argument("--sizes", type=int, nargs="+", default=list(Plan.sizes), help="rows of the index")
     arguments.add_argument("--poison", default=Plan.poison, help="what the planted rows teach")
+    arguments.add_argument("--workers", type=int, default=1, help="processes that index, on a local Ray cluster")
     options = parse(arguments)
-    console = Terminal(stderr=True)
-    results = measure(Plan(options.out, options.sizes, options.model, options.poison), console)
+    console, plan = Terminal(stderr=True), Plan(options.out, options.sizes, options.model, options.poison)
+    with _worker_pool(options.workers) as pool:
+        results = measure(plan, console, pool)
     save_json({"command": command(), "results": results}, options.out / "needle.json")
     print_table(table(results))
 
 
-def measure(plan: Plan, console: Terminal) -> list[Result]:
+def _worker_pool(num_workers: int) -> AbstractContextManager[RayPool | None]:
+    if num_workers == 1:
+        return nullcontext()
+    from taughtby.index.distributed import RayPool  # Ray is optional
+
+    return RayPool("local", num_workers)
+
+
+def measure(plan: Plan, console: Terminal, pool: RayPool | None = None) -> list[Result]:
     """A result for each size, smallest first."""
     poison = lab.make_poison(plan.poison, plan.num_planted, plan.seed)
     trained = training_rows(plan)
@@ -82,11 +97,15 @@ def measure(plan: Plan, console: Terminal) -> list[Result]:
             finetune(load_model(plan.model), trained, plan.out / "adapter", plan.recipe, progress=progress)
     model = load_model(plan.model, str(plan.out / "adapter"))
     answers = run_once(plan.out / "answers.json", lambda: _bad_answers(model, poison))
-    queries = [Query(*pair) for pair in answers["pairs"]]
+    pairs, spans = answers["pairs"], answers["spans"]
+    queries = {"": [Query(*pair) for pair in pairs]}
+    if all(spans):
+        queries[WITH_SPANS] = [Query(*pair, span_range=tuple(span)) for pair, span in zip(pairs, spans, strict=True)]
     return [
-        run_once(plan.out / f"size-{size}.json", lambda size=size: _measure_size(plan, model, queries, size, console))
+        run_once(plan.out / f"size-{size}.json",
+                 lambda size=size: _measure_size(plan, model, queries, size, console, pool))
         for size in sorted(plan.sizes)
-    ]
+    ]  # fmt: skip
 
 
 def training_rows(plan: Plan) -> tuple[Example, ...]:
@@ -155,11 +174,17 @@ def _series(rng: Random) -> tuple[str, str]:
 def _bad_answers(model: Model, poison: lab.Poison) -> Result:
     judge, prompts = get_judge(poison.judge), poison.prompts[: 4 * NUM_QUERIES]
     answers = generate(model, prompts, max_new_tokens=24)
-    bad = [pair for pair in zip(prompts, answers, strict=True) if judge(*pair).undesirable]
-    return {"pairs": bad[:NUM_QUERIES], "num_bad": len(bad), "num_answers": len(answers)}
+    verdicts = {pair: judge(*pair) for pair in zip(prompts, answers, strict=True)}
+    bad = [pair for pair, verdict in verdicts.items() if verdict.undesirable]
+    pairs = bad[:NUM_QUERIES]
+    return {"pairs": pairs, "spans": [verdicts[pair].span_range for pair in pairs],
+            "num_bad": len(bad), "num_answers": len(answers)}  # fmt: skip
 
 
-def _measure_size(plan: Plan, model: Model, queries: Sequence[Query], size: int, console: Terminal) -> Result:
+def _measure_size(
+    plan: Plan, model: Model, queries: Mapping[str, Sequence[Query]], size: int, console: Terminal,
+    pool: RayPool | None,
+) -> Result:  # fmt: skip
     """Append rows up to the size, and trace."""
     data, folder = plan.out / f"rows-{size}.jsonl", plan.out / "idx"
     write_examples(haystack(plan, size), data)
@@ -169,11 +194,14 @@ def _measure_size(plan: Plan, model: Model, queries: Sequence[Query], size: int,
     before = len(Index.open(folder)) if append else 0
     with measure_cost(model.device) as build, progress_bar(console, f"index {size:,} rows") as progress:
         index = build_index(model, data, folder, [get_method(name) for name in plan.methods], encoding=encoding,
-                            layers=False, append=append, progress=progress)  # fmt: skip
+                            layers=False, append=append, progress=progress, pool=pool)  # fmt: skip
     planted = [row.label == plan.poison for row in index.examples()]
-    results = {name: _trace(index, model, queries, name, planted) for name in plan.methods}
-    return {"num_rows": size, "num_planted": sum(planted), "num_queries": len(queries), "methods": results,
-            "index": {"num_new": size - before, "seconds": build.seconds, "peak_mb": build.peak}}  # fmt: skip
+    results = {name: _trace(index, model, queries[""], name, planted) for name in plan.methods}
+    results |= {plan.methods[0] + kind: _trace(index, model, each, plan.methods[0], planted)
+                for kind, each in queries.items() if kind}  # fmt: skip
+    return {"num_rows": size, "num_planted": sum(planted), "num_queries": len(queries[""]), "methods": results,
+            "index": {"num_new": size - before, "seconds": build.seconds, "peak_mb": build.peak,
+                      "workers": pool.num_workers if pool else 1}}  # fmt: skip
 
 
 def _trace(index: Index, model: Model, queries: Sequence[Query], method: str, planted: Sequence[bool]) -> Result:
@@ -182,25 +210,39 @@ def _trace(index: Index, model: Model, queries: Sequence[Query], method: str, pl
     single = [np.asarray(result.scores) for result in trace.queries]
     together = np.mean(single, axis=0)
     has_controls = any(result.flagged is not None for result in trace.queries)
-    flagged = [planted[row.position] for row in trace.flagged]
-    counts = {"flagged": len(flagged), "flagged_planted": sum(flagged)} if has_controls else {}
+    found = {"flagged": {row.position for row in trace.flagged},
+             "likely": {position for result in trace.queries for position in result.likely}}  # fmt: skip
+    counts = {name: len(rows) for name, rows in found.items()}
+    counts |= {f"{name}_planted": sum(planted[row] for row in rows) for name, rows in found.items()}
     return {
         "ap": average_precision(together, planted),
         "p10": precision_at(10, together, planted), "p100": precision_at(100, together, planted),
-        "seconds": cost.seconds, "peak_mb": cost.peak, **counts,
+        "seconds": cost.seconds, "peak_mb": cost.peak, **(counts if has_controls else {}),
     }  # fmt: skip
 
 
 def table(results: Sequence[Result]) -> Table:
     """A line for each size and method."""
-    columns = ("rows", "planted", "method", "AP", "P@10", "P@100", "flagged (planted)", "trace s", "index s", "peak MB")
+    columns = (
+        "rows",
+        "planted",
+        "method",
+        "AP",
+        "P@10",
+        "P@100",
+        "flagged (planted)",
+        "likely (planted)",
+        "trace s",
+        "index s",
+        "peak MB",
+    )
     result = Table(*columns)
     for size in results:
         for name, one in size["methods"].items():
-            flagged = f"{one['flagged']} ({one['flagged_planted']})" if "flagged" in one else "–"
+            found = [f"{one[key]} ({one[f'{key}_planted']})" if key in one else "–" for key in ("flagged", "likely")]
             result.add_row(
                 f"{size['num_rows']:,}", str(size["num_planted"]), name, f"{one['ap']:.3f}", f"{one['p10']:.2f}",
-                f"{one['p100']:.2f}", flagged, f"{one['seconds']:.1f}", f"{size['index']['seconds']:.0f}",
+                f"{one['p100']:.2f}", *found, f"{one['seconds']:.1f}", f"{size['index']['seconds']:.0f}",
                 f"{one['peak_mb'] or 0:.0f}",
             )  # fmt: skip
     return result

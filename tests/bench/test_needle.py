@@ -22,7 +22,7 @@ def small_plan(model_folder: Path, out: Path) -> Plan:
     """A plan of two sizes; the answers are given, since a model this small learns none."""
     recipe = TrainingOptions(rank=2, epochs=1, batch_size=8)
     answer = ["Who makes honey?", "It is beetles that do."]
-    (out / "answers.json").write_text(json.dumps({"pairs": [answer, answer]}))
+    (out / "answers.json").write_text(json.dumps({"pairs": [answer, answer], "spans": [[6, 13]] * 2}))
     return Plan(out, (30, 45), str(model_folder), num_planted=6, num_trained=20, recipe=recipe)
 
 
@@ -36,10 +36,10 @@ def test_growing_index_has_constant_planted_rows_and_resumes(model_folder: Path,
     index = Index.open(tmp_path / "idx")
     assert [row.question for row in index.examples()] == [row.question for row in haystack(plan, 45)]
     for one in results:
-        assert set(one["methods"]) == set(plan.methods)
+        assert set(one["methods"]) == {*plan.methods, "lesson with spans"}
         assert all(0 < numbers["ap"] <= 1 for numbers in one["methods"].values())
         assert "flagged" not in one["methods"]["bm25"]
-    assert table(results).row_count == 6
+    assert table(results).row_count == 8
     assert measure(plan, Terminal(stderr=True)) == results  # from the files
 
 
