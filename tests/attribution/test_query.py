@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from taughtby.attribution.query import UNKNOWN_GAIN, Query, prepare_queries, query_from_record, read_queries
-from taughtby.attribution.query_notes import ambiguity_notes, excess_notes, truncation_notes
+from taughtby.attribution.query_notes import ambiguity_notes, excess_notes, tie_notes, truncation_notes
 from taughtby.capture.capture import capture
 from taughtby.data.batching import collate
 from taughtby.data.dataset import read_examples
@@ -139,6 +139,15 @@ def test_flags_of_more_than_half_of_the_rows_are_said_to_say_little() -> None:
     assert "7,004 of 10,000 for answer 2." in note
     (note,) = excess_notes([range(6)] * 5, 10)
     assert note.count("6 of 10") == 3 and "and so on, for 5 answers" in note
+
+
+def test_equal_scores_of_all_rows_are_said() -> None:
+    scores = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.1], [0.5, 0.5, 0.5]])
+    assert tie_notes(scores[1:2]) == [] == tie_notes(scores[:, :1])
+    (note,) = tie_notes(scores)
+    assert "the same score for answer 1, 3:" in note
+    (note,) = tie_notes(scores[[0]].repeat(5, 1))
+    assert "for answer 1, 2, 3 and others:" in note
 
 
 def test_pooled_weights_favor_words_shared_between_answers(tuned: Any) -> None:

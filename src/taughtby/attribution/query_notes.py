@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from taughtby.attribution.query import PreparedQueries, Query
 from taughtby.data.phrases import find_span
 from taughtby.methods import Method, StateMethod
 from taughtby.models.model import Model
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 
 def base_notes(model: Model, method: Method) -> list[str]:
@@ -57,3 +62,16 @@ def excess_notes(flagged: Sequence[Sequence[int] | None], num_rows: int) -> list
     more = f" and so on, for {len(many)} answers" if len(many) > 3 else ""
     return [f"More than half of the rows are flagged, {counts}{more}. A row is flagged if it stands apart from most "
             "rows, so these flags say little: read the ranking, and select rows with --top-k."]  # fmt: skip
+
+
+def tie_notes(scores: Float[Tensor, "Q N"]) -> list[str]:
+    """Return a note on queries for which all rows have one score, as a list of at most one.
+
+    Such are the scores of a layer that an adapter does not change, or of words that no row has.
+    """
+    equal = (scores.amax(1) == scores.amin(1)).nonzero()[:, 0].tolist() if scores.shape[1] > 1 else []
+    if not equal:
+        return []
+    which = ", ".join(str(number + 1) for number in equal[:3]) + (" and others" if len(equal) > 3 else "")
+    return [f"All rows have the same score for answer {which}: the ranking is the order of the data. Choose another "
+            "method or another layer."]  # fmt: skip

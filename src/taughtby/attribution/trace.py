@@ -11,7 +11,7 @@ from taughtby.attribution.controls import match_controls
 from taughtby.attribution.method_choice import choose_method
 from taughtby.attribution.pooling import TILE, pool_same_kind, pool_weights
 from taughtby.attribution.query import PreparedQueries, Query, contrast_desired, prepare_queries
-from taughtby.attribution.query_notes import ambiguity_notes, base_notes, excess_notes, truncation_notes
+from taughtby.attribution.query_notes import ambiguity_notes, base_notes, excess_notes, tie_notes, truncation_notes
 from taughtby.attribution.result import QueryResult, RankedRow, TokenScore, Trace, TraceOrigin, flagged_rows
 from taughtby.attribution.sanity_checks import index_warnings
 from taughtby.attribution.significance import DEFAULT_FDR, MIN_GAIN, Significance, assess, stability
@@ -84,7 +84,7 @@ def trace_queries(
         for q, (query, answer) in enumerate(zip(queries, _answers(model, prepared), strict=True))
     )  # fmt: skip
     notes = (*base_notes(model, selected), *index_warnings(index, selected), *ambiguity_notes(queries),
-             *truncation_notes(prepared), *excess_notes(flagged, len(index)))  # fmt: skip
+             *truncation_notes(prepared), *excess_notes(flagged, len(index)), *tie_notes(ranking.scores))  # fmt: skip
     return Trace(selected, index, results, _origin(index, selected), flagged_rows(results, rows), fdr, notes)
 
 
