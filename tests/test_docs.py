@@ -244,6 +244,21 @@ def test_no_indented_code_blocks(page: Path) -> None:
         assert fenced or not (line.startswith("    ") and not before.strip()), f"{page.name}:{number}: fence this block"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_line_of_a_table_has_all_cells(page: Path) -> None:
+    """A line that was wrapped, or joined with the next, ends a table on the site."""
+    fenced, cells = False, None
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        if fenced or not line.startswith("|"):
+            assert fenced or cells is None or not line.strip(), f"{page_name(page)}:{number}: text right below a table"
+            cells = None
+            continue
+        count = line.replace("\\|", "").count("|")
+        assert count == (cells or count) and line.endswith("|"), f"{page_name(page)}:{number}: {line[:60]}"
+        cells = count
+
+
 def test_all_pages_are_in_the_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text()
     assert [page.name for page in DOCS.rglob("*.md") if f": {page.relative_to(DOCS).as_posix()}" not in menu] == []
