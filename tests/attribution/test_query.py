@@ -433,7 +433,7 @@ def test_deeply_nested_rows_are_rejected_by_line(tmp_path: Path, reader: Any) ->
         ('{"prompt": "p", "response": "a b", "span": "c"}', "q.jsonl:2: the span does not occur in the answer"),
         (
             '{"prompt": "p", "response": "a b", "span": "b", "span_range": [0, 1]}',
-            "q.jsonl:2: span and span_range point at different words\n  got: 'b' and 'a'",
+            "q.jsonl:2: span and span_range select different words\n  got: 'b' and 'a'",
         ),
         (
             '{"prompt": "p", "response": "a b", "span_range": [2, 4]}',

@@ -208,7 +208,7 @@ def test_length_ranking_fails_hub_and_length_checks(tuned: Any, index: Index) ->
     report = check_index(index, tuned, method=Long())
     hub, length = checks(report)[check.HUBS], checks(report)[check.LENGTH]
     assert report.verdict == "do not trust" and hub.do in report.reason and length.do in report.reason
-    assert hub.value is not None and hub.value > check.CROWD and hub.passed is False
+    assert hub.value is not None and hub.value > check.MAX_HUB_SHARE and hub.passed is False
     lengths = index.dataset.to_table(columns=["source", "n_response"]).to_pydict()
     top = sorted(lengths["n_response"])[-3]
     longest = {source for source, n in zip(*lengths.values(), strict=True) if n >= top}

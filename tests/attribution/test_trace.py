@@ -141,7 +141,7 @@ def test_pooled_trace_does_not_depend_on_tile_size(tuned: Any, index: Index, mon
 def test_a_trace_without_a_base_model_says_so(tiny: Any, file: Path, tmp_path: Path) -> None:
     index = build_index(tiny, file, tmp_path / "idx", [get_method("lesson"), get_method("repsim:layer=2")])
     (warning,) = trace_queries(index, tiny, ROWS[:1], method="lesson").warnings
-    assert "no model from before fine-tuning: lesson takes this one for its base" in warning
+    assert "no base model: lesson uses the fine-tuned model in its place" in warning
     assert trace_queries(index, tiny, ROWS[:1], method="repsim").warnings == ()
 
 

@@ -137,7 +137,7 @@ class Trace:
         warnings: What to keep in mind when reading the ranking, in sentences.
         origin: Names of the index and its model.
         links: For a query's number, from 0, and a row's position, the links between tokens of the row and of the
-            answer as (token of the row, token of the answer, score); empty unless they were asked for.
+            answer as (token of the row, token of the answer, score); empty unless they were requested.
     """
 
     method: Method
