@@ -70,7 +70,7 @@ LACKS = [
     (OSError("LanceError(IO): No space left on device (os error 28)"), "the disk is full"),
     (PermissionError(errno.EACCES, "Permission denied"), "permission is denied"),
     (OSError(errno.EMFILE, "Too many open files"), "too many files are open"),
-    (RuntimeError("CUDA error: device-side assert triggered"), "the GPU fails"),
+    (RuntimeError("CUDA error: device-side assert triggered"), "the GPU reports an error"),
     (ImportError("requires the sentencepiece library"), "a package is missing"),
 ]
 

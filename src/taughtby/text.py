@@ -39,12 +39,12 @@ def shell_quote(word: object) -> str:
     return shlex.quote(text) if text.isprintable() else f"$'{''.join(map(_octal, text))}'"
 
 
-def _octal(sign: str) -> str:
-    if sign.isprintable() and sign not in "\\'":
-        return sign
+def _octal(character: str) -> str:
+    if character.isprintable() and character not in "\\'":
+        return character
     # lone surrogates in an argument stand for bytes that are not UTF-8
-    errors = "surrogateescape" if "\udc80" <= sign <= "\udcff" else "surrogatepass"
-    return "".join(f"\\{byte:03o}" for byte in sign.encode("utf-8", errors))
+    errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", errors))
 
 
 def cli_command(name: str, /, *arguments: object, **options: Any) -> str:
