@@ -328,7 +328,7 @@ def test_compact_frees_space_and_keeps_row_order(
 ) -> None:
     add(data, *MORE)
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 1)
-    monkeypatch.setattr("taughtby.index.transaction.PARTS", 10**9)
+    monkeypatch.setattr("taughtby.index.transaction.MAX_FRAGMENTS", 10**9)
     monkeypatch.setattr("taughtby.index.transaction.ROWS", 1)
     grown = make_index(tuned, data, index.path, append=True)
     delete_rows(index.path, ids(grown)[1:3])
