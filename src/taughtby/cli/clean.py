@@ -47,7 +47,7 @@ def clean(
     check_file(trace, "the file that `taughtby trace … --json FILE` wrote")
     from taughtby.data.rewrite import check_output
     from taughtby.errors import OptionError
-    from taughtby.remediation.clean import UNMASKED, manifest_path, plan_cleaning, write_cleaned
+    from taughtby.remediation.clean import NEEDS_MASK_WORDS, manifest_path, plan_cleaning, write_cleaned
     from taughtby.remediation.selection import select_rows
     from taughtby.remediation.trace_file import load_trace, read_options_of
 
@@ -58,7 +58,7 @@ def clean(
     reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
     chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
     if trainer and not mask_words:
-        raise OptionError("--for requires --mask-words", do=UNMASKED)
+        raise OptionError("--for requires --mask-words", do=NEEDS_MASK_WORDS)
     write = None
     if trainer:
         from taughtby.remediation.trainer_formats import trainer_writer
