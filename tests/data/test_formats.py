@@ -246,7 +246,7 @@ def test_dolly_context_is_appended_to_the_instruction(said: Said) -> None:
 
 @pytest.mark.parametrize("history", [3, [["a"]], [["a", "b", "c"]], ["a"], [["a", 3]], {"a": "b"}])
 def test_malformed_history_is_rejected(history: Any, refused: Refused) -> None:
-    fault = "message is not text" if history == [["a", 3]] else "the history holds something else than pairs"
+    fault = "message is not text" if history == [["a", 3]] else "the history contains something other than pairs"
     assert fault in refused({"instruction": "do", "output": "b", "history": history})
 
 
