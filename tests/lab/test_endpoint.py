@@ -284,7 +284,7 @@ def test_reply_in_a_wrong_encoding_is_reported(server: Server, tmp_path: Path) -
 @pytest.mark.parametrize("text", ["<html>", "[]", '{"choices": []}', '{"choices": [{"message": null}]}'])
 def test_reply_of_another_kind_is_reported(server: Server, tmp_path: Path, text: str) -> None:
     server.reply = lambda *_: (200, text, {})
-    with pytest.raises(LabError, match="sent something else than an answer"):
+    with pytest.raises(LabError, match="did not send an answer"):
         generate_to_file(tmp_path / "a.jsonl", server.endpoint(), PROMPTS[:1], GenerationOptions(7))
 
 
