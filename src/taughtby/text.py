@@ -48,7 +48,7 @@ def _octal(character: str) -> str:
 
 
 def cli_command(name: str, /, *arguments: object, **options: Any) -> str:
-    """A `taughtby` command to copy into a shell, such as `cli_command("index verify", "idx", rows=4)`.
+    """Return a `taughtby` command to copy into a shell, such as `cli_command("index verify", "idx", rows=4)`.
 
     Options that are None, False or an empty list are left out.
     """
@@ -80,14 +80,14 @@ def markdown_code(text: object) -> str:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """What to do about an unknown name: the closest known one first, then all of them."""
+    """Return what to do about an unknown name: the closest known one first, then all of them."""
     known = list(names)
     close = [word for word in known if name and word.startswith(name)] or get_close_matches(name, known, 1)
     return (f"did you mean {close[0]}? " if close else "") + f"choose one of: {', '.join(known)}"
 
 
 def plural(number: int, noun: str) -> str:
-    """A number and its noun: `1 row`, `2,000 rows`."""
+    """Return a number and its noun: `1 row`, `2,000 rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

@@ -224,7 +224,7 @@ class Trace:
 
 
 def flagged_rows(results: Sequence[QueryResult], rows: Mapping[int, IndexedRow]) -> tuple[FlaggedRow, ...]:
-    """The rows flagged for any query, each once, in the order of their best rank; `rows` by position."""
+    """Return the rows flagged for any query, each once, in the order of their best rank; `rows` by position."""
     ranks: dict[int, tuple[int, int]] = {}
     queries: dict[int, list[int]] = {}
     for number, result in enumerate(results, 1):

@@ -41,7 +41,7 @@ class SampledSet:
     max_new_tokens: int = MAX_NEW_TOKENS
 
     def files(self, name: str) -> tuple[str, ...]:
-        """The names of what is read from the folder of the public sets."""
+        """Return the names of what is read from the folder of the public sets."""
         return self.folder, f"{self.folder}_test.csv"
 
     def make(self, name: str, seed: int, size: Size, data: Path) -> Suite:
@@ -105,7 +105,7 @@ class LabelledSet:
         return Suite(name, tuple(labelled), (poison,), self.max_new_tokens, published)
 
     def files(self, name: str) -> tuple[str, ...]:
-        """The names of what is read from the folder of the public sets."""
+        """Return the names of what is read from the folder of the public sets."""
         return tuple(f"{name}/{file}" for file in (_ROWS, _PROMPTS, _QUERIES))
 
 
@@ -125,13 +125,13 @@ PUBLIC: dict[str, SampledSet | LabelledSet] = {
 
 
 def find_set(name: str, data: Path | None) -> SampledSet | LabelledSet | None:
-    """The set of that name, or the folder of that name in `data`; None if there is neither."""
+    """Return the set of that name, or the folder of that name in `data`; None if there is neither."""
     own = data is not None and (data / name / _ROWS).is_file()
     return PUBLIC.get(name) or (LabelledSet() if own else None)
 
 
 def available(data: Path) -> list[str]:
-    """The public sets that the folder has."""
+    """Return the public sets that the folder has."""
     return [name for name, one in PUBLIC.items() if all((data / file).exists() for file in one.files(name))]
 
 

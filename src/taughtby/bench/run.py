@@ -181,7 +181,7 @@ class MethodRun:
         return self.parent.scenario.folder / f"{self.method.name}-{_digest(repr(self.method))}-{which}.json"
 
     def run(self) -> Result:
-        """The traces, or the reason why there are none."""
+        """Return the traces, or the reason why there are none."""
         try:
             result = run_once(self.file, self.trace)
         except TaughtbyError as refusal:  # such as adapter gradients of a model without adapter

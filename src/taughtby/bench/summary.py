@@ -30,7 +30,7 @@ def summarize(scenarios: Sequence[Result], settings: Result) -> Result:
 
 
 def stage_provenance(scenarios: Sequence[Result]) -> Result:
-    """The merged provenance of the stages, some of which another commit or machine may have run."""
+    """Return the merged provenance of the stages, some of which another commit or machine may have run."""
     results = [result for scenario in scenarios for result in scenario["results"] if "error" not in result]
     stages = [*(record for scenario in scenarios for record in scenario.get("made", [None])),
               *(result.get("made") for result in results),

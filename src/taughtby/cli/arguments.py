@@ -97,7 +97,7 @@ def check_outputs(*files: Path | None) -> None:
 
 
 def trace_index(file: str) -> str:
-    """The index that a trace's file names."""
+    """Return the index that a trace's file names."""
     check_file(file, WANTED["TRACE"])
     try:
         return str(json.loads(Path(file).read_text(encoding="utf-8"))["index"])

@@ -80,7 +80,7 @@ def reload(
 def read_options(
     metadata: TrainingMetadata, columns: str | None, turns: Any, response_template: str | None, split: str | None
 ) -> ReadOptions:
-    """How rows are read: as the options say, else as the trainer's folder does."""
+    """Return how rows are read: as the options say, else as the trainer's folder does."""
     from taughtby.data import dataset
 
     named = columns or metadata.columns
@@ -91,7 +91,7 @@ def read_options(
 def change_read_options(
     options: ReadOptions, columns: str | None, turns: Any, response_template: str | None, split: str | None
 ) -> ReadOptions:
-    """How the index read its data, with what the options change."""
+    """Return how the index read its data, with what the options change."""
     from taughtby.data import dataset
 
     changes = {"columns": dataset.parse_columns(columns) if columns else None, "turns": turns, "split": split,
@@ -108,7 +108,7 @@ def encoding_options(
     truncate: str | None = None,
     mask: str | None = None,
 ) -> Encoding:
-    """How rows of that format become tokens: as the options say, else as the trainer's folder does, else by default."""
+    """Return how rows of that format are tokenized: by the options, else by the trainer's folder, else by default."""
     from taughtby.data.tokenize import default_options
 
     defaults = default_options(metadata, context_length, raw=form.raw)
@@ -139,7 +139,7 @@ def explain_reading(
 
 
 def read_lines(file: str) -> list[str]:
-    """The non-empty lines of a file of rows, or of standard input for `-`; of exported verdicts, the causes."""
+    """Return the non-empty lines of a file of rows, or of standard input for `-`; of exported verdicts, the causes."""
     from taughtby.errors import DataError
     from taughtby.remediation.row_verdicts import read_causes
 

@@ -52,7 +52,7 @@ class RayIndexedCommand(RayCommand, IndexedCommand):
 def worker_pool(
     ctx: typer.Context, address: str | None, workers: int | None, device: str, quantize: str | None
 ) -> RayPool | None:
-    """The worker pool of `--ray`, until the command ends; None without it."""
+    """Return the worker pool of `--ray`, until the command ends; None without it."""
     from taughtby.errors import OptionError
 
     if address is None:

@@ -214,7 +214,7 @@ def printable_line(value: Any) -> str:
 
 
 def as_list(value: Any) -> list[Any]:
-    """The value if it is a list, else an empty one."""
+    """Return the value if it is a list, else an empty one."""
     return cast(list[Any], value) if isinstance(value, list) else []
 
 
