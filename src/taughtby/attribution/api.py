@@ -107,7 +107,7 @@ def trace_queries(
     loaded = _model_of(opened) if model is None else as_model(model)
     check_same_model(opened, loaded)
     title = f"trace {len(parsed)} {'query' if len(parsed) == 1 else 'queries'}"
-    with reported(progress, title) as tell:
+    with reported(progress, title) as callback:
         trace = tracing.trace_queries(
             opened,
             loaded,
@@ -116,9 +116,9 @@ def trace_queries(
             top_k=int(top_k),
             score_tokens=score_tokens,
             fdr=float(fdr),
-            progress=tell,
+            progress=callback,
         )
-        return replace(trace, links=token_links(trace, loaded, tell)) if links else trace
+        return replace(trace, links=token_links(trace, loaded, callback)) if links else trace
 
 
 def _check_options(index: object, top_k: object, fdr: object) -> None:

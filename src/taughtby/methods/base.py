@@ -191,7 +191,7 @@ class StateMethod(Method):
 
     @property
     def compares_with_base(self) -> bool:
-        """Whether the method reads the model from before fine-tuning too."""
+        """Whether the method reads the base model too."""
         return type(self).logprob_gain is not StateMethod.logprob_gain
 
     def logprob_gain(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
