@@ -62,15 +62,9 @@ def inspect(
     checks = QualityChecks(tokenizer, encoding) if check or fail_on else None
     with progress_bar(errors(), f"inspect {data}") as progress:
         statistics = collect_statistics(
-            rows,
-            tokenizer,
-            encoding,
-            preview_row=row,
-            limit=limit,
-            format_name=form.name,
-            progress=progress,
-            checks=checks,
-        )
+            rows, tokenizer, encoding,
+            preview_row=row, limit=limit, format_name=form.name, progress=progress, checks=checks,
+        )  # fmt: skip
         findings = checks.findings() if checks else None
     _show(statistics, findings, json)
     _fail(statistics if strict else None, [f for f in findings or () if {f.kind, "any"} & {*(fail_on or ())}])
