@@ -20,7 +20,7 @@ NUM_RECALLS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is 
 
 
 def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """Average precision over the full ranking; that of a random ranking is about the share of planted rows.
+    """Return the average precision over the full ranking; a random ranking has about the share of planted rows.
 
     As in scikit-learn, tied rows form one step with the precision at the last of them, so their order does not matter.
     """
@@ -48,7 +48,7 @@ def auroc(scores: ArrayLike, planted: Sequence[bool]) -> float:
 
 
 def reciprocal_rank(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """1 / the rank of the first planted row."""
+    """Return 1 / the rank of the first planted row."""
     values, truth = np.asarray(scores, dtype=float), np.asarray(planted, dtype=bool)
     best = values[truth].max()
     num_above, num_tied = int((values > best).sum()), int((values == best).sum())
@@ -144,7 +144,7 @@ class Spread:
     each: tuple[float, ...]
 
     def reaches(self, other: Spread) -> bool:
-        """Whether it is as good as `other` within the spread: the ranges overlap, or it is higher."""
+        """Return whether it is as good as `other` within the spread: the ranges overlap, or its own is higher."""
         return self.high >= other.low - 1e-9
 
 
@@ -173,8 +173,8 @@ def _num_planted_in_top(k: int, scores: ArrayLike, planted: Sequence[bool]) -> f
 
 def _top_weights(k: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """The probability that each row is among the top k: 1, 0, or a fraction for rows tied with the k-th."""
-    edge = np.sort(scores)[-k]
-    above, tied = scores > edge, scores == edge
+    threshold = np.sort(scores)[-k]
+    above, tied = scores > threshold, scores == threshold
     return above + tied * (k - above.sum()) / tied.sum()
 
 
