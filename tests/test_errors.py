@@ -59,7 +59,7 @@ def test_documented_error_tree_matches_classes() -> None:
     assert sample == {kind.__name__ for kind in TaughtbyError.__subclasses__()}
 
 
-# — faults of the machine
+# — errors of the operating system
 
 LACKS = [
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "there is not enough memory"),

@@ -340,7 +340,7 @@ def test_bm25_queries_have_no_model_features(tuned: Any) -> None:
     assert asking.features.features == {}
 
 
-# — from files
+# — reading files
 
 
 def test_read_queries(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def checks(result: CheckReport) -> dict[str, Check]:
     return {one.name: one for one in result.checks}
 
 
-# — the model randomised
+# — randomised models
 
 
 def test_text_only_method_fails_the_random_weights_check(tuned: Any, index: Index) -> None:
@@ -247,7 +247,7 @@ def test_topic_ranking_passes_hub_and_length_checks(tuned: Any, index: Index) ->
     assert result[check.HUBS].passed is True and result[check.LENGTH].passed is True
 
 
-# — what cannot be judged
+# — checks without a verdict
 
 
 @pytest.mark.parametrize("name", ["bm25", "random", "rept:scale=raw"])
@@ -286,7 +286,7 @@ def test_the_same_seed_gives_the_same_numbers(tuned: Any, index: Index) -> None:
     assert one["rows"] == 12
 
 
-# — what is kept
+# — stored checks
 
 
 def test_index_warnings_belong_to_the_checked_method(tuned: Any, index: Index) -> None:

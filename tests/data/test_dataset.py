@@ -79,7 +79,7 @@ def test_every_known_format_is_tested() -> None:
     assert {item.name for item in FORMATS} - {"input_ids"} == {name.split(",")[0] for name in FORM}
 
 
-# -- odd cases: each loads, or fails with a message that names the file, the row and what to do
+# -- edge cases: each loads, or fails with a message that names the file, the row and the remedy
 
 # what the answer of the second of three rows is
 ODD: dict[str, Any] = {
@@ -140,7 +140,7 @@ def mistake(data: str | Path, how: ReadOptions | None = None) -> str:
     return str(caught.value)
 
 
-# -- mixed forms
+# -- mixed formats
 
 
 def test_mixed_formats_in_one_file(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_row_with_a_blank_answer_is_rejected(answer: str, tmp_path: Path) -> Non
         assert mistake(path, how).startswith(f"{path}:2: the row has no answer\n  got: last message: ass")
 
 
-# -- a response template
+# -- response templates
 
 
 def test_plain_text_is_split_at_the_last_response_template(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_read_options_json_round_trip() -> None:
     assert ReadOptions(**json.loads(json.dumps(asdict(how)))) == how
 
 
-# -- streaming and forms
+# -- streaming and formats
 
 
 def test_reading_is_lazy(tmp_path: Path) -> None:
@@ -552,7 +552,7 @@ def test_csv_module_output_is_read_back(tmp_path_factory: pytest.TempPathFactory
     assert [(row.question, row.response) for row in read_examples(path)] == said
 
 
-# -- never a traceback
+# -- no tracebacks
 
 COLUMNS = sorted(
     {name for known in FORMATS for name in known.all_columns} | {"label", "tools", "role", "content", "from", "value"}

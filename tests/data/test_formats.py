@@ -48,7 +48,7 @@ def refused(tmp_path: Path) -> Refused:
 ANSWER = turn("assistant", "b")
 
 
-# -- who speaks
+# -- roles
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_conflicting_system_prompts_are_rejected(said: Said, refused: Refused) -
     assert said({"system": "a", "messages": talk[1:]}).messages == (turn("system", "a"), *talk[1:])
 
 
-# -- what a message holds
+# -- content of messages
 
 
 def test_extra_message_fields_are_kept(said: Said) -> None:
@@ -288,7 +288,7 @@ def test_preferences_without_a_common_prefix(said: Said) -> None:
     assert (row.question, row.response, row.rejected) == ("", "yes", "no")
 
 
-# -- no form
+# -- unknown formats
 
 
 def test_unknown_columns_are_reported_with_known_formats(refused: Refused) -> None:

@@ -170,7 +170,7 @@ def test_answers_are_masked_for_any_text(tokenizer: Any, said: str, answer: str)
         assert "".join((prompt + ahead + response).split()) == "".join(rendered(tokenizer, row, template).split())
 
 
-# -- thoughts
+# -- reasoning
 
 
 def test_reasoning_of_the_row_is_in_the_response(tokenizer: Any) -> None:
@@ -223,7 +223,7 @@ def test_tool_call_is_the_response(tokenizer: Any, content: str | None) -> None:
     assert "<tool_call>" in prompt
 
 
-# -- as others ship them
+# -- templates of published models
 
 
 @cache

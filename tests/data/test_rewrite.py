@@ -42,7 +42,7 @@ def unpacked(file: Path) -> bytes:
     return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
 
 
-# — JSON Lines, to the byte
+# — JSON Lines: other rows are kept byte for byte
 
 A, B, C, D = (json.dumps(row, ensure_ascii=False).encode() for row in ROWS[:4])
 BYTES = {

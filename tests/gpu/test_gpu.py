@@ -152,7 +152,7 @@ def test_capture_matches_the_cpu(both: Callable[..., Sides], make_model: Any, fa
     assert off(grad, batch.at_last_prompt_token(cpu.grads[4])) < 2 * close
 
 
-# — every method: indexed, traced, checked
+# — all methods: index, trace, check
 
 
 def test_index_features_match_the_cpu(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
@@ -216,7 +216,7 @@ def test_batch_is_halved_on_out_of_memory(
         assert off(two, one) < tuned_sides.close
 
 
-# — trained and asked
+# — training and generation
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["adapter", "whole model"])
@@ -253,7 +253,7 @@ def test_generated_tokens_are_likeliest_on_the_cpu(tuned_sides: Sides, monkeypat
     assert len(texts) == 4
 
 
-# — the demo's core
+# — core of the demo
 
 
 def test_demo_runs_on_the_device(

@@ -93,7 +93,7 @@ def add(data: Path, *rows: tuple[str, str]) -> None:
         out.writelines(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in rows)
 
 
-# — the layer curve
+# — layer similarity
 
 
 def test_resumed_build_keeps_planned_layer(
@@ -116,7 +116,7 @@ def test_resumed_build_keeps_planned_layer(
     assert other.manifest["settings"]["methods"]["rept"]["layer"] == 3
 
 
-# — what is stored
+# — stored features
 
 
 def test_rows_equal_direct_capture(tuned: Any, data: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_progress_ends_with_all_rows(tuned: Any, data: Path, tmp_path: Path) -> 
     assert calls[-1] == (10, 10)
 
 
-# — what cannot be used
+# — unusable rows
 
 
 def test_manifest_records_skipped_rows(tuned: Any, data: Path, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_probe_replaces_unusable_rows_with_neighbors(
     assert len(build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], encoding=Encoding(128))) == 8
 
 
-# — what interrupts it
+# — interruptions
 
 
 def test_interrupted_build_resumes_from_last_committed_window(

@@ -69,7 +69,7 @@ def filled(data: Path, count: int = ROWS) -> None:
         out.write(json.dumps({"prompt": "why " * 200, "response": "too long"}) + "\n")
 
 
-# — on Ray itself
+# — with Ray
 
 
 def test_ray_build_with_killed_worker_equals_local_build(
@@ -115,7 +115,7 @@ def test_ray_build_with_killed_worker_equals_local_build(
     assert capfd.readouterr() == ("", "")  # Ray is silent
 
 
-# — the shift, with workers that are played
+# — the scheduler, with simulated workers
 
 
 class Play:
@@ -322,7 +322,7 @@ def test_local_handle_of_ended_worker_is_none(monkeypatch: pytest.MonkeyPatch) -
     assert WorkerProcess.current().local() == psutil.Process()
 
 
-# — being asked for
+# — options
 
 
 def test_cpu_share_per_worker() -> None:

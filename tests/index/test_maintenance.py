@@ -156,7 +156,7 @@ def test_an_interrupted_append_can_be_undone(
     assert len(make_index(tuned, data, index.path, append=True)) == 11
 
 
-# — blocks added
+# — adding features
 
 
 def test_add_features_leaves_existing_files_unchanged(
@@ -390,7 +390,7 @@ def test_copy_of_damaged_index_raises(tmp_path: Path, index: Index) -> None:
         Index.open(tmp_path / "two")
 
 
-# — at the command line
+# — the command line
 
 
 def test_maintenance_commands(run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path) -> None:

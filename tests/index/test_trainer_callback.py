@@ -354,7 +354,7 @@ def test_sharded_parameters_are_rejected(mark: str, file: Path, tmp_path: Path, 
     assert trainer.state.global_step == 0 and not list(tmp_path.glob("idx*"))
 
 
-# — what goes wrong
+# — errors
 
 
 def test_indexing_error_does_not_affect_training(

@@ -161,7 +161,7 @@ def test_unreadable_data_file_raises(tmp_path: Path) -> None:
     assert fault.what.startswith("it cannot be read")
 
 
-# — a clock that jumps
+# — clock changes
 
 CLOCK = """
     #define _GNU_SOURCE

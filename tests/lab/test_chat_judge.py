@@ -234,7 +234,7 @@ def test_url_credentials_are_rejected_and_not_echoed() -> None:
     assert "secret" not in str(raised.value)
 
 
-# — a classifier
+# — classifiers
 
 
 @pytest.fixture(scope="module")

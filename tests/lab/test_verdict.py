@@ -105,7 +105,7 @@ def test_regex_timeout_fails_one_answer_only(monkeypatch: pytest.MonkeyPatch) ->
     assert kinds(result) == ["True", "hung", "False"]
 
 
-# — a user's function
+# — user functions
 
 WRITTEN = """
 import os, subprocess, sys, time

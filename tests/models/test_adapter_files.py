@@ -221,7 +221,7 @@ def test_adapter_not_fitting_its_named_base_suggests_merging(folder: Path, model
     )
 
 
-# -- numbers
+# -- values
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

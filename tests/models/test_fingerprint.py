@@ -129,7 +129,7 @@ def test_single_weight_edit_changes_fingerprint(model_folder: Path, tiny: Model,
     assert again.fingerprint["model"] != tiny.fingerprint["model"]
 
 
-# -- settings that compute
+# -- settings that affect the computation
 
 
 def hashed(**options: Any) -> str:

@@ -212,7 +212,7 @@ def test_llamaboard_config_is_read(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-# -- TRL, ours, and who is who
+# -- TRL, taughtby, and detection of the trainer
 
 
 def test_trl_model_card_gives_base_and_trainer(tmp_path: Path) -> None:

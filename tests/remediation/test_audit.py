@@ -81,7 +81,7 @@ def stage_files(out: Path) -> list[str]:
     return [json.loads(text)["stage"] for text in (out / STAGES / JOURNAL).read_text().splitlines()]
 
 
-# — from end to end
+# — end to end
 
 
 def test_index_is_rebuilt_when_labels_or_loss_masks_change(case: AuditCase, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def _assert_documented(document: dict[str, Any], manifest: dict[str, Any]) -> No
     assert names["check.json"] == set(checks) - {"version"}
 
 
-# — by the recipe of another trainer
+# — recipes of other trainers
 
 
 AXOLOTL = """base_model: m
@@ -270,7 +270,7 @@ def test_options_that_no_data_can_have_are_refused_before_the_model_is_loaded(ca
         _Run(replace(case, read_options={"columns": (("question_mark", "x"),)}), tmp_path, quiet)
 
 
-# — where there is nothing to prove
+# — audits without a retraining
 
 
 def test_audit_without_bad_answers_skips_tracing(case: AuditCase, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_hostile_text_is_escaped_in_audit_report(case: AuditCase) -> None:
     assert "\x1b" not in text
 
 
-# — from another folder
+# — moved audits
 
 
 def test_moved_audit_is_not_recomputed(
@@ -372,7 +372,7 @@ def test_moved_audit_is_not_recomputed(
     assert f"{tmp_path}/there/out/trace.json {data}" in commands["clean"]
 
 
-# — killed
+# — killed audits
 
 
 KILLED = """

@@ -46,7 +46,7 @@ def rows(bad: int, clean: int) -> list[Example]:
     ]
 
 
-# — what is trained
+# — conditions
 
 
 def taken(condition: Condition, of: Sequence[Example]) -> set[str]:
@@ -186,7 +186,7 @@ def test_unknown_judge_raises_before_training() -> None:
         )
 
 
-# — by which recipe
+# — recipes
 
 
 def test_recipe_is_read_from_adapter_folder(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_failed_stage_leaves_no_files(tmp_path: Path) -> None:
         StageCache(tmp_path).get_or_run("n", 1, "one", lambda tell: 1)
 
 
-# — a whole proof, its trainings and answers put in its mouth
+# — whole experiments, with fake training and answers
 
 
 class Spoken:
@@ -518,7 +518,7 @@ def test_other_full_adapter_gets_new_answers(lab: list[str], tmp_path: Path) -> 
     assert counts == [4, 2, 4]
 
 
-# — what the counts say
+# — claims from counts
 
 
 def counts(bad: int, judged: int = 24) -> Document:
