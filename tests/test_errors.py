@@ -1,4 +1,4 @@
-"""The tree of errors: one shape of message, one root, and the drawing in the docstring is the tree itself."""
+"""The error classes: one message format, one base class, and the tree in the docstring matches the code."""
 
 from __future__ import annotations
 

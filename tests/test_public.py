@@ -1,4 +1,4 @@
-"""The public API: few names, all there, forgiving arguments, and nothing heavy imported on the way in."""
+"""The public API: few names, flexible arguments, and no heavy imports."""
 
 from __future__ import annotations
 

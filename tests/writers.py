@@ -1,4 +1,4 @@
-"""Rows in every form, and real writers of every kind of file: what the tests of reading cross."""
+"""Rows in every format, and writers for every file type: tests of reading combine them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked: queries from files, the words pointed at, and the same answer however they are batched."""
+"""Queries: reading from files, spans, and results that do not depend on batching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Under the null hypothesis few rows are flagged; planted rows are, and few others; small changes change little."""
+"""Significance: few rows are flagged under the null hypothesis, planted rows are flagged, and results are stable."""
 
 from __future__ import annotations
 

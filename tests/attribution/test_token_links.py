@@ -1,4 +1,4 @@
-"""What the page draws beside the ranking: which word answers to which, and where the rows lie."""
+"""Token links between rows and the answer, and the positions of rows on the map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A query against an index: the row it was taken from comes first, and every number is the formula's."""
+"""Queries against an index: a query taken from a row ranks it first, and every number matches its formula."""
 
 from __future__ import annotations
 

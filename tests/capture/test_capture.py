@@ -1,4 +1,4 @@
-"""States and gradients: one padded pass against one row at a time, and against the textbook way of getting each."""
+"""States and gradients of a padded batch, compared with single rows and with a direct computation by autograd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of weights by row, against a slow loop of `loss.backward()`, one row after the other."""
+"""Per-row gradients of weights, compared with a slow loop of `loss.backward()`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they print, what they write, and how they end."""
+"""The commands as a user runs them: output, files and exit codes."""
 
 from __future__ import annotations
 

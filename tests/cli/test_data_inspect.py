@@ -1,4 +1,4 @@
-"""`data inspect` as the proof: every token with its mark, what is followed, and `--strict`."""
+"""`data inspect`: every token with its loss mark, the settings that are followed, and `--strict`."""
 
 from __future__ import annotations
 

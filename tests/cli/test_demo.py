@@ -1,4 +1,4 @@
-"""The demo from end to end on the tiny model: real training, real indexes; only the answers are put in its mouth."""
+"""The demo from end to end on the tiny model: real training and real indexes, but scripted answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows as text: what a template makes of one, what it may not do, and why a row cannot be written."""
+"""Chat templates: rendering of rows, sandboxing, and reasons why a row cannot be rendered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training sets in and out: every form in every kind of file says the same; ids, turns, columns; what is written."""
+"""Reading and writing of training sets: all formats in all file types read alike; ids, turns and columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every form's own habits: who speaks, tools and their calls, parts of a message, preferences; what is refused."""
+"""Data formats: roles, tools and their calls, parts of messages, preferences, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated rows in every form and container: read as generated, or refused by row and reason; none is lost."""
+"""Generated rows in every format and file type: each is read as generated, or refused by row and reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Marks of the loss: of turns, of parts, of rows. Each form is followed, or named where it is not."""
+"""Loss marks of turns, parts and rows: each is followed, or reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of every kind of file: where each stands, what does not matter, and what is said of a broken one."""
+"""Readers of every file type: sources of rows, differences that are ignored, and errors of broken files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The response mask under the chat templates people really have: decoded, it is the answer and its close, no more.
+"""The response mask with widely used chat templates: decoded, it is the answer and its end of turn, nothing else.
 
 The templates are written here in our own words, faithful in structure to what the families ship.
 """

@@ -1,4 +1,4 @@
-"""Rows removed and words marked, in every format: the right rows go, and nothing else changes."""
+"""Removing rows and masking words in every file type: the right rows change, and nothing else."""
 
 from __future__ import annotations
 

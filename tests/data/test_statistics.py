@@ -1,4 +1,4 @@
-"""A training set looked at: every count against a slow one, one row as tokens, memory that does not grow with it."""
+"""Statistics of a training set: counts compared with slow ones, the token preview, and constant memory."""
 
 from __future__ import annotations
 

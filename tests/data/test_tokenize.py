@@ -1,4 +1,4 @@
-"""From rows to ids and back: the answer is marked exactly, no token is lost, batches stay within their budget."""
+"""Tokenization: the answer is masked exactly, no token is lost, and batches stay within their budget."""
 
 from __future__ import annotations
 

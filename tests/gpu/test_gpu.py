@@ -1,7 +1,7 @@
-"""The whole way on a GPU, in float32 and bfloat16, against the same on the CPU; under three minutes on one card.
+"""The whole pipeline on a GPU, in float32 and bfloat16, compared with the CPU; under three minutes on one GPU.
 
     make test-gpu
-    pytest tests/gpu -m gpu --device cpu      # tries the tests themselves where there is no GPU
+    pytest tests/gpu -m gpu --device cpu      # tests the tests without a GPU
 
 The reference has the same rounded weights and computes in float32 on the CPU, so what differs is the arithmetic. The
 bounds on it are three times what bfloat16 is off by on a CPU, and a hundred times what float32 is. No test feeds ids

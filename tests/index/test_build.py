@@ -1,4 +1,4 @@
-"""Filling an index: the same rows whatever interrupts it, and nothing that cannot be used becomes a score."""
+"""Building an index: interruptions do not change the rows, and invalid features never become scores."""
 
 from __future__ import annotations
 

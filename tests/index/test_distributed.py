@@ -1,4 +1,4 @@
-"""Workers on Ray: the same index as one process, whoever dies; and never a window that nobody ends."""
+"""Building on Ray: the index equals one of a single process, whichever workers die, and every window is completed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index goes to a hub and comes back; the hub is a stand-in with the signatures of the real client."""
+"""Push to and pull from a hub; the hub is a fake with the signatures of the real client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command that takes an index and is given something else says so, and makes no file or folder."""
+"""Commands that take an index report any other path, and create no file or folder."""
 
 from __future__ import annotations
 

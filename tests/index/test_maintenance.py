@@ -1,4 +1,4 @@
-"""What becomes of a finished index: it grows, gains blocks, loses rows, is merged and copied; never half."""
+"""Maintenance of an index: append, add features, delete, compact and copy; all changes are atomic."""
 
 from __future__ import annotations
 

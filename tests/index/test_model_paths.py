@@ -1,4 +1,4 @@
-"""An index, an adapter and a trace used from another folder, and moved, alone or with what they name."""
+"""Paths in an index, an adapter and a trace that are used from another folder, or moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index: what goes in comes out, in order; what is broken is refused; a kill or a full disk costs one window."""
+"""Reading and writing an index: round trips, errors of damaged ones, and resuming after a kill or a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: the index ends complete, equal to one nobody disturbed, and hardly a row is made twice.
+"""kill -9 at random moments: the index is completed, equals an uninterrupted one, and few rows are computed twice.
 
 Six kills in `make test`, a hundred in `make torture`.
 """

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of an index on Ray, of its workers and of its driver: part of `make torture`."""
+"""kill -9 of workers and the driver at random moments of a build on Ray: part of `make torture`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real Trainers, on tiny models: afterwards the index is there and traces by itself, and the training is unharmed."""
+"""The callback of real Trainers on tiny models: it builds an index, and does not affect the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changing an index: one process at a time, small parts merged, and each fault of the machine's survived."""
+"""Transactions: one writer at a time, merging of small fragments, and recovery from file system errors."""
 
 from __future__ import annotations
 

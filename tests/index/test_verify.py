@@ -1,4 +1,4 @@
-"""Planted damage is found, each piece of it; what is sound is not suspected."""
+"""`verify` finds all planted damage, and reports none in an undamaged index."""
 
 from __future__ import annotations
 

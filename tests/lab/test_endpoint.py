@@ -1,4 +1,4 @@
-"""Answers from an OpenAI-compatible server, against a real one on this machine that fails in every way."""
+"""Generation by an OpenAI-compatible server, tested with a local one that fails in every way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real training of the tiny model: its rows get likelier, and the adapter belongs to its base alone."""
+"""Real training of the tiny model: the likelihood of its rows increases, and the adapter fits only its base model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Greedy answers against a plain loop, chance against the softmax; a run that is killed goes on."""
+"""Greedy answers compared with a plain loop, sampling with the softmax, and resuming after a kill."""
 
 from __future__ import annotations
 

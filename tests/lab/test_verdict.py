@@ -1,4 +1,4 @@
-"""Many verdicts: failures keep their place and never count; rates and their intervals against known numbers."""
+"""Lists of verdicts: failures keep their position and are never counted; rates and intervals match known values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods of weight gradients against dense computations: explicit Fisher matrices, inverses and projections."""
+"""Weight-gradient methods compared with dense computations: explicit Fisher matrices, inverses and projections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods against slow loops written from their own formulas; and how they are named."""
+"""Methods compared with slow loops written from their formulas, and their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The read-out's sketch against explicit outer products, TF-IDF and the sentence encoder against their formulas."""
+"""Sketches compared with explicit outer products; TF-IDF and the sentence encoder with their formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters of every kind: the tuned model is what PEFT trained, the untuned one the base to the bit; and misfits."""
+"""Adapters of every kind: outputs equal PEFT's with the adapter on, and the base model's bit by bit with it off."""
 
 from __future__ import annotations
 

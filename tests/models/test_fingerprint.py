@@ -1,4 +1,4 @@
-"""Fingerprints: the same for the same model however it is held, another for another, whatever makes it another."""
+"""Fingerprints: equal for the same model however it is loaded, different for different models."""
 
 from __future__ import annotations
 

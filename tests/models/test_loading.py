@@ -1,4 +1,4 @@
-"""Where models lie: every kind of file that is read, what is refused and what a person is told to do instead."""
+"""Finding and loading models: every supported kind of file, and errors with their remedies."""
 
 from __future__ import annotations
 

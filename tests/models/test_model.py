@@ -1,4 +1,4 @@
-"""Loading: blocks and head of every family, the model from before tuning, fingerprints, and mistakes that are told."""
+"""Loading: blocks and head of every family, the base model, notes and errors."""
 
 from __future__ import annotations
 

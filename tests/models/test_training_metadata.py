@@ -1,4 +1,4 @@
-"""What trainers' folders say, as TRL, Trainer, Axolotl and LLaMA-Factory write them; and what hostile ones say."""
+"""Metadata of trainers' folders as TRL, Trainer, Axolotl and LLaMA-Factory write them, and hostile files."""
 
 from __future__ import annotations
 

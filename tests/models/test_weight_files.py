@@ -1,4 +1,4 @@
-"""Files of weights that are not the model's, each told before a number is read: what it is, and the way out."""
+"""Weight files that do not fit the model are reported before they are loaded."""
 
 from __future__ import annotations
 

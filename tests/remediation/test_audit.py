@@ -1,4 +1,4 @@
-"""A whole audit of a tiny model that really learned a falsehood; and one that is killed at each stage."""
+"""Audits of a tiny model that has learned a falsehood, also when killed at each stage."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Rows go, or words in them, and nothing else changes; and it is written down.
+"""Cleaning removes rows or masks words, changes nothing else, and records it in a manifest.
 
-JSON lines, packed or not, keep every other byte; all other formats every other row's values, types and order.
+JSON Lines, compressed or not, keep every other byte; all other formats keep every other row's values, types and order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Conditions, counts and claims of an experiment against numbers worked out by hand; models and answers are fakes."""
+"""Conditions, counts and claims of an experiment compared with hand-computed numbers; models and answers are fakes."""
 
 from __future__ import annotations
 

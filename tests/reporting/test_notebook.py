@@ -1,4 +1,4 @@
-"""A trace in a notebook: what the cell shows is text whatever it says, and the tables hold what the trace found."""
+"""Traces in notebooks: texts in the cell are escaped, and the tables have the trace's results."""
 
 from __future__ import annotations
 

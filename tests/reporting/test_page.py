@@ -1,4 +1,4 @@
-"""The page in a real browser: what it shows, how it is used by keyboard, and that it stays shut."""
+"""The page in a real browser: its content, use by keyboard, and that it makes no requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The served page in a browser: ask, trace a phrase, compare, select, download; it requests nothing elsewhere."""
+"""The served page in a browser: ask, trace a phrase, compare, select, download; it makes no requests to other hosts."""
 
 from __future__ import annotations
 
