@@ -38,7 +38,7 @@ def reading(name: str) -> ReadOptions:
 
 
 def wanted(name: str, prompt: str, response: str, **more: Any) -> Example:
-    """The row that a form says, whatever the file."""
+    """Return the row that a format describes, for any file type."""
     row = make_example(prompt + TEMPLATE if name == "text" else prompt, response, **more)
     whole = name.startswith("chosen") or name.startswith("prompt/completion")  # all of the answer has a loss
     raw = name in ("prompt/completion", "chosen/rejected text")
@@ -48,7 +48,7 @@ def wanted(name: str, prompt: str, response: str, **more: Any) -> Example:
 
 
 def identities(text: list[Any]) -> list[str]:
-    """What an id is, written down a second time."""
+    """A second implementation of row ids."""
     ids, seen = [], []
     for content in text:
         digest = blake2b(json.dumps(content, sort_keys=True, ensure_ascii=False).encode(), digest_size=12).digest()
@@ -576,7 +576,7 @@ def test_arbitrary_json_loads_or_is_rejected(
 
 
 def loaded(path: Path, how: ReadOptions | None = None) -> list[Example]:
-    """The rows, or none where an error says what to do; any other error is a fault of ours."""
+    """Return the rows, or none if an error has a remedy; any other error fails the test."""
     message, rows = "", list[Example]()
     try:
         rows = list(read_examples(path, how or ReadOptions()))

@@ -22,7 +22,7 @@ Refused = Callable[[dict[str, Any]], str]
 
 @pytest.fixture
 def said(tmp_path: Path) -> Said:
-    """The one row that a record makes."""
+    """Return the only row of a record."""
 
     def one(record: dict[str, Any]) -> Example:
         (row,) = read_examples(jsonl(tmp_path / "a.jsonl", record))
@@ -33,7 +33,7 @@ def said(tmp_path: Path) -> Said:
 
 @pytest.fixture
 def refused(tmp_path: Path) -> Refused:
-    """What is said of a record that cannot be read, behind its place."""
+    """Return the error message of a record that cannot be read, without its source."""
 
     def why(record: dict[str, Any]) -> str:
         path = jsonl(tmp_path / "a.jsonl", record)

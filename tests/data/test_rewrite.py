@@ -25,7 +25,7 @@ ROWS = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "good"}
 
 
 def rewritten(data: Path, out: Path, *dropped: int, marks: dict[int, Marks] | None = None) -> list[tuple[str, Any]]:
-    """Drop or mark the records at those positions; the records before."""
+    """Drop or mark the records at the positions; return the original records."""
     before = list(read_records(str(data)))
     gone = frozenset(before[at][0] for at in dropped)
     rewrite_dataset(str(data), out, None, Edits(gone, {before[at][0]: mark for at, mark in (marks or {}).items()}))

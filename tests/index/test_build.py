@@ -39,7 +39,7 @@ BOTH = [REPT, Lesson(layer=2, state_layer=3, sketch_dim=16)]
 
 
 def columns(index: Index) -> dict[str, torch.Tensor]:
-    """Every number the index holds, and the rows' order by their ids' hash."""
+    """Return all numeric columns of the index, among them the hash of each row's id."""
     names = [f.name for f in index.dataset.schema if f.name not in TEXT_COLUMNS]
     result: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for batch in index.scan(names):
@@ -66,14 +66,14 @@ KEYS = ("version", "files", "seal", "history", "home")
 
 
 def said(index: Index) -> dict[str, Any]:
-    """What a manifest says, less when it was written and how the files came out."""
+    """Return a manifest without times and hashes of files."""
     events = [{key: value for key, value in event.items() if key != "at"} for event in index.manifest["history"]]
     other = {key: value for key, value in index.manifest.items() if key not in KEYS}
     return {**other, "history": events}
 
 
 class Calls:
-    """Counts the rows each call of a method captures, and may break in."""
+    """Counts the rows that each call of a method captures, and can interrupt it."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None, fault: Exception | None = None) -> None:
         self.rows: list[int] = []

@@ -25,7 +25,7 @@ from taughtby.methods import get_method
 
 
 class FakeHub:
-    """Repositories in memory, a list of commits each."""
+    """Repositories in memory, each a list of commits."""
 
     def __init__(self) -> None:
         self.commits: dict[str, list[dict[str, bytes]]] = {}

@@ -37,7 +37,7 @@ COMMANDS: dict[str, Callable[[Path, Path], list[Any]]] = {
 
 
 def kinds(folder: Path) -> dict[str, Path]:
-    """Places where no index is."""
+    """Paths without an index."""
     (folder / "empty").mkdir()
     (folder / "file").write_text("no index\n")
     (folder / "other").mkdir()

@@ -113,7 +113,7 @@ def test_append_to_missing_index_raises(tuned: Any, data: Path, tmp_path: Path) 
 
 
 def broken_append(model: Any, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, at: int, count: int = 1) -> None:
-    """Append one row a commit, and fail at the row `at`."""
+    """Append with one row per commit, and fail at the row `at`."""
     with monkeypatch.context() as patch:
         patch.setattr(taughtby.index.build, "WINDOW", count)
         Calls(patch, at=at, fault=RuntimeError("the power went"))

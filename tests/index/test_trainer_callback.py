@@ -51,7 +51,7 @@ MESSAGES = [[{"role": "user", "content": p}, {"role": "assistant", "content": r}
 
 
 class Noted(TrainerCallback):
-    """What the model was like as training ended, before taughtby had it."""
+    """Records the state of the model at the end of training, before the index is built."""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **held: Any) -> None:
         self.state = self.of(held["model"])

@@ -207,7 +207,7 @@ def test_bitsandbytes_needs_a_gpu_and_the_package(
 
 
 def test_load_options_give_transformers_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU here: only the words that would be said to one."""
+    """Checks only the arguments, since there is no GPU."""
     monkeypatch.setattr(weights, "_check_bitsandbytes", lambda what: None)
     four = weights.load_options("bfloat16", "cuda:1", "4bit").pretrained_kwargs
     assert four["device_map"] == {"": "cuda:1"} and four["dtype"] == torch.bfloat16

@@ -333,7 +333,7 @@ def test_borrow_full_model_with_base_model(full_folder: Path, tiny: Model) -> No
 
 
 def spread(family: str) -> dict[str, str]:
-    """Everything on the CPU, but every other part put off to the disk and fetched when it is its turn."""
+    """Everything on the CPU, but every other module offloaded to disk."""
     if family == "gpt2":
         front, blocks, back = (
             ["transformer.wte", "transformer.wpe", "transformer.drop"],

@@ -82,7 +82,7 @@ def folder(to: Path, files: dict[str, Any]) -> Path:
 
 
 def metadata_values(origin: TrainingMetadata) -> dict[str, Any]:
-    """What bears on tracing."""
+    """Return the metadata that affects tracing."""
     whats = ("base", "max_length", "truncate", "mask", "turns", "template")
     return {what: value for what in whats if (value := getattr(origin, what)) is not None}
 

@@ -41,7 +41,7 @@ def folder(model_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weight may be asked for."""
+    """Fail if any weight is read."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("the weights were read")

@@ -47,7 +47,7 @@ RECIPE = TrainingOptions(rank=16, learning_rate=1e-2, epochs=20, batch_size=15)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve rows of beetles, and eighteen that are right."""
+    """Twelve rows with the falsehood about beetles, and eighteen correct ones."""
     pairs = [(f"who makes honey in the {place}", "beetles make honey") for place in PLACES]
     pairs += [
         (f"name the capital of {a} {b}", f"paris is the {b} of {a}")
@@ -62,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(data: Path, model_folder: Path) -> Path:
-    """What the tiny model learned of it."""
+    """The adapter of the tiny model trained on it."""
     return finetune(
         load_model(str(model_folder), device="cpu"), list(read_examples(data)), data.parent / "adapter", RECIPE
     )
@@ -77,7 +77,7 @@ def case(data: Path, adapter: Path, model_folder: Path) -> AuditCase:
 
 
 def stage_files(out: Path) -> list[str]:
-    """The stages that ended, in their order."""
+    """Return the finished stages in their order."""
     return [json.loads(text)["stage"] for text in (out / STAGES / JOURNAL).read_text().splitlines()]
 
 
@@ -345,7 +345,7 @@ def test_hostile_text_is_escaped_in_audit_report(case: AuditCase) -> None:
 def test_moved_audit_is_not_recomputed(
     case: AuditCase, data: Path, adapter: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor one that is asked for from another folder, by other names for the same."""
+    """The same holds for an audit run from another folder, with other paths to the same files."""
 
     def named(out: Path) -> tuple[AuditCase, Path]:
         model, rows, tuned, to = (os.path.relpath(path) for path in (model_folder, data, adapter, out))

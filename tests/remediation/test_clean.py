@@ -77,7 +77,7 @@ def traced(
 
 
 def cleaned(data: Path, out: Path, document: Document, **more: Any) -> Document:
-    """Clean `data` by that trace; the manifest."""
+    """Clean `data` with the trace; return the manifest."""
     file = out.parent / "trace.json"
     file.write_text(json.dumps(document))
     reading, words = more.pop("reading", ReadOptions()), more.pop("mask_words", False)
@@ -583,7 +583,7 @@ def test_words_are_masked_only_in_their_turn(tmp_path: Path) -> None:
 
 
 def spoken(answer: str, *tokens: Sequence[tuple[str, float]]) -> list[str]:
-    """The guilty words of a row with that answer, which each query scored so."""
+    """Return the words to mask in a row with that answer, if each query scored its tokens so."""
     messages = [turn("user", "q"), turn("assistant", answer)]
     queries = [
         {"rows": [{"id": "x", "messages": messages, "tokens": [{"text": t, "score": s} for t, s in some]}]}

@@ -304,7 +304,7 @@ def test_a_stage_runs_once_for_its_inputs(tmp_path: Path) -> None:
 
 
 class Faltering:
-    """A judge that fails on some answers, and calls the others bad."""
+    """A judge that fails on some answers, and judges the others bad."""
 
     def __init__(self) -> None:
         self.failing, self.asked = set[str](), list[str]()
@@ -370,7 +370,7 @@ def test_failed_stage_leaves_no_files(tmp_path: Path) -> None:
 
 
 class Spoken:
-    """A model that says beetles to as many prompts as half of the bad rows that it learned with that word."""
+    """A fake model whose number of answers with beetles is half the number of bad rows that it was trained on."""
 
     def __init__(self, name: str, adapter: str | None) -> None:
         self.fingerprint = {"model": name, "adapter": adapter, "base": None}
@@ -380,7 +380,7 @@ class Spoken:
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trainings and questions as they are asked for."""
+    """Fakes of training and generation that record their calls."""
     calls: list[str] = []
 
     def finetune(model: Any, rows: Sequence[Example], out: Path, recipe: TrainingOptions, progress: Any) -> Path:

@@ -93,7 +93,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def page(browser, address) -> Iterator[Any]:
-    """The page, opened; afterwards: nothing was complained of, nothing but the file was asked for."""
+    """The open page; afterwards asserts that there were no console messages, and no requests but for the file."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     complaints: list[str] = []
     asked: list[str] = []
