@@ -359,7 +359,7 @@ def test_ray_option_without_ray_installed_fails(
 
 def test_workers_option_without_ray_option_fails(run: Any, model_folder: Path, data: Path) -> None:
     code, _, message = run("index", "build", model_folder, data, "-o", "idx", "--no-base", "--workers", 2)
-    assert (code, "--workers goes with --ray" in message) == (1, True)
+    assert (code, "--workers requires --ray" in message) == (1, True)
 
 
 @pytest.mark.parametrize(
