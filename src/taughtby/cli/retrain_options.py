@@ -1,4 +1,4 @@
-"""Options and helpers of the commands that train again: retrain and audit."""
+"""Options and helpers of the commands that retrain: retrain and audit."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ Seeds = Annotated[
 
 
 def check_files(prompts: Path, held_out: Path | None, ordinary: Path | None) -> None:
-    """Refuse files that do not exist, before minutes are spent."""
+    """Refuse files that do not exist, before any long computation."""
     check_file(prompts, "a .txt with one prompt per line, or rows of any format")
     check_file(held_out, "a file of clean rows")
     check_file(ordinary, "a .txt with one prompt per line, or rows of any format")

@@ -59,7 +59,7 @@ def trace(
         chosen = read_queries(queries, reading["columns"], reading.get("join"), failed_only=not all_answers, note=note)
     if prompt is not None and response is not None:
         chosen = [Query(prompt, response, span, desired)]
-        chosen[0].span_position()  # before the model is loaded
+        chosen[0].span_position()  # raises an error for an invalid span before the model is loaded
     loaded = reload(index, model, adapter, base, device, quantize)
     if prompt is not None and response is None:
         (answer,) = generate(loaded, [prompt], template=index.manifest["settings"]["encoding"]["template"])
@@ -91,7 +91,7 @@ def _print(document: dict[str, Any], index: Index, json: Path | None, html: Path
 
 
 def _clean_command(index: Index, trace: Path) -> str:
-    """The command that writes the data without the flagged rows, to copy."""
+    """Return the command that writes the data without the flagged rows, for the user to copy."""
     from taughtby.data.readers.stream import COMPRESSED
     from taughtby.text import cli_command
 
