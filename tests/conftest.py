@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide every accelerator before torch looks for one, unless the GPU tests were asked for."""
+    """Hide all accelerators before torch detects them, unless GPU tests are selected."""
     if not wants_gpu(config.option.markexpr):
         os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="1")
 
@@ -62,7 +62,7 @@ def wants_gpu(marks: str) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Name every test that did not run for want of something, and what it takes to run it."""
+    """List every skipped test, and what it needs to run."""
     skipped = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ()))
     if skipped:
         terminalreporter.section("not run on this machine", yellow=True)
@@ -72,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _same_on_every_machine(pytestconfig: pytest.Config) -> Iterator[None]:
-    """One thread, no MPS, and float32 where `dtype` is `auto`: its choice depends on the CPU's instructions."""
+    """Use one thread, no MPS, and float32 for `dtype="auto"`, whose choice depends on the CPU."""
     import torch
 
     torch.set_num_threads(1)
@@ -106,7 +106,7 @@ def tokenizer() -> Any:
 
 
 def config(family: str) -> Any:
-    """A four-block configuration of that family, with what makes it special switched on."""
+    """Return a four-block configuration of the family, with its special features switched on."""
     import transformers as tf
 
     gpt = {
@@ -154,7 +154,7 @@ FAMILIES = (
 
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
-    """A folder with a tiny random model of a family and the tokenizer; made once a session."""
+    """Return a folder with a tiny random model of a family and the tokenizer, made once per session."""
     result: dict[str, Path] = {}
 
     def make(family: str) -> Path:
@@ -183,7 +183,7 @@ def model_folder(make_model: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def adapter_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
-    """A LoRA adapter for the tiny Llama that does something."""
+    """A LoRA adapter for the tiny Llama that changes its outputs."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -219,7 +219,7 @@ def tuned(model_folder: Path, adapter_folder: Path) -> Any:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`taughtby ARGS…` in this process, 200 columns wide: exit code, what it printed, what it said of errors."""
+    """Run `taughtby ARGS…` in this process, 200 columns wide; return exit code, stdout and stderr."""
     from taughtby import cli
 
     monkeypatch.setenv("COLUMNS", "200")
@@ -256,7 +256,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def judge_few_rows(patch: pytest.MonkeyPatch) -> None:
-    """Let a handful of rows with the same words be controls, and a tiny model's gains count."""
+    """Lower the limits of the significance test, so that it works with a few rows and a tiny model."""
     patch.setattr("taughtby.attribution.controls.FEWEST", 2)
     patch.setattr("taughtby.attribution.controls.FEWEST_SCORES", 2)
     patch.setattr("taughtby.attribution.controls.RELATED", 2.0)

@@ -1,4 +1,4 @@
-"""The lower bounds of pyproject.toml are versions that were tested: those that constraints.txt pins."""
+"""The lower bounds in pyproject.toml are tested versions: those pinned in constraints.txt."""
 
 from __future__ import annotations
 

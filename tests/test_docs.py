@@ -1,4 +1,4 @@
-"""Every code block of README, CONTRIBUTING and docs is run here, or compared with what it quotes.
+"""Every code block of README, CONTRIBUTING and docs is run, or compared with what it quotes.
 
 The info string of a block's fence says what happens to it:
 

@@ -1,4 +1,4 @@
-"""The tree of errors: one shape of message, one root, and the drawing in the docstring is the tree itself."""
+"""The error classes: one message format, one base class, and the tree in the docstring matches the code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_documented_error_tree_matches_classes() -> None:
     assert sample == {kind.__name__ for kind in TaughtbyError.__subclasses__()}
 
 
-# — faults of the machine
+# — errors of the operating system
 
 LACKS = [
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "there is not enough memory"),
@@ -70,7 +70,7 @@ LACKS = [
     (OSError("LanceError(IO): No space left on device (os error 28)"), "the disk is full"),
     (PermissionError(errno.EACCES, "Permission denied"), "permission is denied"),
     (OSError(errno.EMFILE, "Too many open files"), "too many files are open"),
-    (RuntimeError("CUDA error: device-side assert triggered"), "the GPU fails"),
+    (RuntimeError("CUDA error: device-side assert triggered"), "the GPU reports an error"),
     (ImportError("requires the sentencepiece library"), "a package is missing"),
 ]
 

@@ -1,4 +1,4 @@
-"""examples/library: its training script runs with a tiny model, and a log of its evaluation leads to the wrong rows."""
+"""examples/library: the training script runs with a tiny model, and its evaluation log leads to the planted rows."""
 
 from __future__ import annotations
 

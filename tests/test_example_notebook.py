@@ -1,4 +1,4 @@
-"""The notebook in examples/ runs, its numbers are those that it shows, and nothing of the machine is in it."""
+"""The notebook in examples/ runs, reproduces the numbers it shows, and contains nothing specific to a machine."""
 
 from __future__ import annotations
 

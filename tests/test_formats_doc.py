@@ -1,4 +1,4 @@
-"""docs/reference/data-formats.md: each row loads as the page says, each invalid file is refused in its words."""
+"""docs/reference/data-formats.md: each row loads as documented, and each invalid file has the documented error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of the paper's own released code, on the bundled model with its adapter; see shared/golden/README.md.
+"""Numbers of the paper's released code, on the bundled model with its adapter; see shared/golden/README.md.
 
 They were computed in float32, where softmax and onehot are rounded to about 1e-7: a gradient has noise of a size that
 is relative to the largest gradient of its row, however small it is itself. Against float64 the golden gradients are

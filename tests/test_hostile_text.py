@@ -1,4 +1,4 @@
-"""Whatever a person types is shown as text by every verb: judges, prompts, labels, names, paths."""
+"""Hostile user input is shown as text by every command: judges, prompts, labels, names and paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that does not grow with the rows: an index of 10,000 beside one of 1,000, each in its own process."""
+"""Memory does not grow with the number of rows: an index of 10,000 rows compared with 1,000, each in a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages are imported in one order, the order of the data; no file is too long, none has a name that says nothing."""
+"""Packages are imported in one order, files and functions are short, and names of files are specific."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress bars where they can be drawn, and silence elsewhere."""
+"""Progress bars are drawn on terminals only."""
 
 from __future__ import annotations
 

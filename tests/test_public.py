@@ -1,4 +1,4 @@
-"""The public API: few names, all there, forgiving arguments, and nothing heavy imported on the way in."""
+"""The public API: few names, flexible arguments, and no heavy imports."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_paths_are_names_and_other_objects_are_refused(
     assert (model.name, model.adapter) == (str(model_folder), str(adapter_folder))
     assert len(taughtby.build_index(model_folder, data, tmp_path / "a", "bm25", progress=False)) == len(PAIRS)
     for arguments, message in (
-        ((tiny.lm, data), "the model is not one of load_model\n  got: LlamaForCausalLM"),
+        ((tiny.lm, data), "the model was not loaded by taughtby\n  got: LlamaForCausalLM"),
         ((tiny, None), "the data is neither a file nor rows\n  got: NoneType"),
         ((tiny, ["why"]), "row 0 of the data is not a dict\n  got: str\n  do:  .*DataFrame"),
     ):
@@ -252,7 +252,7 @@ def test_paths_are_names_and_other_objects_are_refused(
     for methods, message in (([], "there is no method"), (None, "neither a name nor a Method")):
         with pytest.raises(taughtby.TaughtbyError, match=message):
             taughtby.build_index(tiny, data, tmp_path / "b", methods, progress=False)
-    with pytest.raises(taughtby.TaughtbyError, match="the model is not one of load_model"):
+    with pytest.raises(taughtby.TaughtbyError, match="the model was not loaded by taughtby"):
         index.trace("why", "a b c", model=tiny.lm, progress=False)
 
 

@@ -1,4 +1,4 @@
-"""Text of people and rows where something would read more into it: a shell, Markdown, a formatter, a terminal."""
+"""Escaping of texts for shells, Markdown, format strings and terminals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stranger's adapter is traced by its folder and its data alone: what the trainer did is read off the folder."""
+"""Adapters of other trainers: the folder and the data are enough, since settings are read from the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/how-to/trainers.md: its YAML is read from the folder of an adapter, and names the fields of masked rows."""
+"""docs/how-to/trainers.md: its YAML is read from an adapter's folder, and names the fields of masked rows."""
 
 from __future__ import annotations
 

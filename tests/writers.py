@@ -1,4 +1,4 @@
-"""Rows in every form, and real writers of every kind of file: what the tests of reading cross."""
+"""Rows in every format, and writers for every file type: tests of reading combine them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEMPLATE = "\n### Response:\n"  # stands before the answer of a plain text
 
 
 def jsonl(path: Path, *rows: Any) -> Path:
-    """An object a line."""
+    """Write one object per line."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -123,7 +123,7 @@ def save(path: Path, rows: list[Record], *splits: str) -> None:
 
 
 def pipe(path: Path, text: str) -> None:
-    """A named pipe that somebody writes into."""
+    """A named pipe that a thread writes into."""
     os.mkfifo(path)
     threading.Thread(target=lambda: path.write_text(text, encoding="utf-8"), daemon=True).start()
 

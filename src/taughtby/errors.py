@@ -77,7 +77,7 @@ _TEXTS = {
     "out of memory": _MEMORY,
     "allocate memory": _MEMORY,
     "no space left": _NUMBERS[errno.ENOSPC],
-    "cuda error": ("the GPU fails", "check it with nvidia-smi, or give another --device"),
+    "cuda error": ("the GPU reports an error", "check it with nvidia-smi, or give another --device"),
     "no cuda gpus are available": ("there is no GPU", "give --device cpu"),
     "not compiled with cuda": ("PyTorch was installed without CUDA", "install one with it, or give --device cpu"),
 }
@@ -110,10 +110,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explain_errors(what: str, do: str, error_type: type[TaughtbyError] | None = None) -> Generator[None]:
-    """Convert any error into one that says `what` is wrong and what to `do`: a ModelError, or `error_type`.
+    """Convert any exception into a ModelError, or an `error_type`, that says `what` is wrong and what to `do`.
 
-    Loaders and clients raise a dozen types of error, including bare Exceptions. A fault of the machine is reported as
-    such.
+    Loaders and clients raise a dozen types of error, including bare Exceptions. Faults of the machine, such as a full
+    disk, replace `do` with their own advice.
     """
     try:
         yield

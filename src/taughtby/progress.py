@@ -87,7 +87,11 @@ def progress_bar(console: Console, title: str, *, steps: bool = True) -> Generat
 
 @contextmanager
 def reported(progress: bool | ProgressCallback | None, title: str) -> Generator[ProgressCallback | None]:
-    """Resolve the `progress` argument of a public function: a bar on a terminal or in a notebook, None, a callback."""
+    """Yield the callback for a public function's `progress` argument.
+
+    A callable is yielded unchanged. True shows a bar on a terminal or in a notebook; elsewhere, and for False or None,
+    the callback is None.
+    """
     if callable(progress):
         yield progress
         return

@@ -39,16 +39,16 @@ def shell_quote(word: object) -> str:
     return shlex.quote(text) if text.isprintable() else f"$'{''.join(map(_octal, text))}'"
 
 
-def _octal(sign: str) -> str:
-    if sign.isprintable() and sign not in "\\'":
-        return sign
+def _octal(character: str) -> str:
+    if character.isprintable() and character not in "\\'":
+        return character
     # lone surrogates in an argument stand for bytes that are not UTF-8
-    errors = "surrogateescape" if "\udc80" <= sign <= "\udcff" else "surrogatepass"
-    return "".join(f"\\{byte:03o}" for byte in sign.encode("utf-8", errors))
+    errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", errors))
 
 
 def cli_command(name: str, /, *arguments: object, **options: Any) -> str:
-    """A `taughtby` command to copy into a shell, such as `cli_command("index verify", "idx", rows=4)`.
+    """Return a `taughtby` command to copy into a shell, such as `cli_command("index verify", "idx", rows=4)`.
 
     Options that are None, False or an empty list are left out.
     """
@@ -80,14 +80,14 @@ def markdown_code(text: object) -> str:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """What to do about an unknown name: the closest known one first, then all of them."""
+    """Return what to do about an unknown name: the closest known one first, then all of them."""
     known = list(names)
     close = [word for word in known if name and word.startswith(name)] or get_close_matches(name, known, 1)
     return (f"did you mean {close[0]}? " if close else "") + f"choose one of: {', '.join(known)}"
 
 
 def plural(number: int, noun: str) -> str:
-    """A number and its noun: `1 row`, `2,000 rows`."""
+    """Return a number and its noun: `1 row`, `2,000 rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

@@ -1,4 +1,4 @@
-"""The check of length warns where length decides the first rows of every query, and not where rows of one cause do."""
+"""The length check warns if length decides the first rows of all queries, not if rows of one cause share a length."""
 
 from __future__ import annotations
 

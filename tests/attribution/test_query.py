@@ -1,4 +1,4 @@
-"""What is asked: queries from files, the words pointed at, and the same answer however they are batched."""
+"""Queries: reading from files, spans, and results that do not depend on batching."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ def test_bm25_queries_have_no_model_features(tuned: Any) -> None:
     assert asking.features.features == {}
 
 
-# — from files
+# — reading files
 
 
 def test_read_queries(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ def test_deeply_nested_rows_are_rejected_by_line(tmp_path: Path, reader: Any) ->
         ('{"prompt": "p", "response": "a b", "span": "c"}', "q.jsonl:2: the span does not occur in the answer"),
         (
             '{"prompt": "p", "response": "a b", "span": "b", "span_range": [0, 1]}',
-            "q.jsonl:2: span and span_range point at different words\n  got: 'b' and 'a'",
+            "q.jsonl:2: span and span_range select different words\n  got: 'b' and 'a'",
         ),
         (
             '{"prompt": "p", "response": "a b", "span_range": [2, 4]}',

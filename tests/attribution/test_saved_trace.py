@@ -1,4 +1,4 @@
-"""A saved trace: its queries read back, and the links between tokens that its file lacks."""
+"""Saved traces: queries are read back, and token links are computed for files without them."""
 
 from __future__ import annotations
 

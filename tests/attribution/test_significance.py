@@ -1,4 +1,4 @@
-"""Under the null hypothesis few rows are flagged; planted rows are, and few others; small changes change little."""
+"""Significance: few rows are flagged under the null hypothesis, planted rows are flagged, and results are stable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from taughtby.attribution.controls import (
     standardize,
 )
 from taughtby.attribution.pooling import pool_weights
-from taughtby.attribution.significance import Null, Significance, _cut, _num_possible, assess, stability
+from taughtby.attribution.significance import Null, Significance, _num_candidates, _threshold_at_gap, assess, stability
 from taughtby.data.tokenize import Encoding
 from taughtby.index.build import build_index
 from taughtby.methods import get_method
@@ -129,7 +129,7 @@ def test_one_planted_row_is_flagged_in_small_and_large_indexes(rows: int) -> Non
 
 
 @pytest.mark.parametrize(("fdr", "planted"), [(0.1, 0), (0.1, 1), (0.1, 300), (0.5, 30), (0.001, 30)])
-def test_num_possible_flags_match_scipy_fdr_control(fdr: float, planted: int) -> None:
+def test_num_candidates_match_scipy_fdr_control(fdr: float, planted: int) -> None:
     """From the p-values of all rows, ties among them."""
     null, rows = Null.of(Controls(draw_scores(0, 64, 500))), ((draw_scores(3, 8, 2000) * 50).round() / 50).numpy()
     rows[:, :planted] += 0.5
@@ -137,17 +137,17 @@ def test_num_possible_flags_match_scipy_fdr_control(fdr: float, planted: int) ->
         ascending = np.sort(row)
         mode, scale = mode_and_scale(ascending)
         truth = false_discovery_control(null.p_values(standardize(row, mode, scale))) <= fdr
-        assert _num_possible(ascending, mode, scale, null, fdr) == truth.sum()
+        assert _num_candidates(ascending, mode, scale, null, fdr) == truth.sum()
 
 
 def test_cut_is_at_the_widest_gap() -> None:
     row = np.array([1, 2, 2.5, 3, 5.5, 7, 8, 9.0])
-    assert _cut(row, 6) == 5.5  # 9 8 7 5.5 — 3: sixteen times 2.5
-    assert _cut(row, 3) == 7.0  # nine times 1.5, below the third
-    assert _cut(row, 1) == 9.0
-    assert _cut(row, 8) == 2.0  # forty-nine times 1; there is no score below the last one, so no gap
-    assert _cut(row, 0) == np.inf
-    assert _cut(np.ones(3), 3) == 1.0
+    assert _threshold_at_gap(row, 6) == 5.5  # 9 8 7 5.5 — 3: sixteen times 2.5
+    assert _threshold_at_gap(row, 3) == 7.0  # nine times 1.5, below the third
+    assert _threshold_at_gap(row, 1) == 9.0
+    assert _threshold_at_gap(row, 8) == 2.0  # forty-nine times 1; there is no score below the last one, so no gap
+    assert _threshold_at_gap(row, 0) == np.inf
+    assert _threshold_at_gap(np.ones(3), 3) == 1.0
 
 
 vectors = st.lists(st.floats(0, 1, width=32), min_size=30, max_size=80)

@@ -1,4 +1,4 @@
-"""What the page draws beside the ranking: which word answers to which, and where the rows lie."""
+"""Token links between rows and the answer, and the positions of rows on the map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taughtby.attribution.embedding_map import pca_map
 from taughtby.attribution.illustrate import page_document
 from taughtby.attribution.layer_ranks import layer_ranks
 from taughtby.attribution.query import Query
-from taughtby.attribution.token_links import FAINT, token_links
+from taughtby.attribution.token_links import MIN_STRENGTH, token_links
 from taughtby.attribution.trace import Trace, trace_queries
 from taughtby.data.tokenize import Encoding
 from taughtby.errors import OptionError
@@ -52,7 +52,7 @@ def test_token_link_is_proportional_to_the_span_score(
     tuned: Any, index: Index, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for how much the word counts in the whole answer, which is one factor for all rows."""
-    monkeypatch.setattr("taughtby.attribution.token_links.FAINT", -1e9)
+    monkeypatch.setattr("taughtby.attribution.token_links.MIN_STRENGTH", -1e9)
     whole = trace_queries(index, tuned, ASKED[:1], method=name, top_k=8)
     pointed = trace_queries(
         index, tuned, [Query(ASKED[0].prompt, ASKED[0].response, span="honey")], method=name, top_k=8
@@ -72,7 +72,7 @@ def test_largest_link_equals_the_largest_token_score(tuned: Any, index: Index) -
         scores = torch.tensor([token.score for token in row.tokens])
         assert bool((matrix.amax(1) <= scores + 1e-4).all())
         best.append(float(matrix.max()) == pytest.approx(float(scores.max()), abs=1e-4))
-        assert float(matrix[matrix > 0].min()) >= FAINT * float(matrix.max()) - 1e-4
+        assert float(matrix[matrix > 0].min()) >= MIN_STRENGTH * float(matrix.max()) - 1e-4
     assert sum(best) >= 4  # the others answer to the template's closing tokens, which are not shown
 
 

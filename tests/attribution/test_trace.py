@@ -1,4 +1,4 @@
-"""A query against an index: the row it was taken from comes first, and every number is the formula's."""
+"""Queries against an index: a query taken from a row ranks it first, and every number matches its formula."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def index(tuned: Any, file: Path) -> Index:
         return build_index(tuned, file, file.parent / "idx", METHODS, encoding=Encoding(128))
 
 
-# — which rows
+# — which rows are returned
 
 
 @pytest.mark.parametrize("name", ["rept", "repsim", "lesson", "bm25"])
@@ -141,7 +141,7 @@ def test_pooled_trace_does_not_depend_on_tile_size(tuned: Any, index: Index, mon
 def test_a_trace_without_a_base_model_says_so(tiny: Any, file: Path, tmp_path: Path) -> None:
     index = build_index(tiny, file, tmp_path / "idx", [get_method("lesson"), get_method("repsim:layer=2")])
     (warning,) = trace_queries(index, tiny, ROWS[:1], method="lesson").warnings
-    assert "no model from before fine-tuning: lesson takes this one for its base" in warning
+    assert "no base model: lesson uses the fine-tuned model in its place" in warning
     assert trace_queries(index, tiny, ROWS[:1], method="repsim").warnings == ()
 
 
@@ -190,7 +190,7 @@ def test_a_span_changes_the_scores(tuned: Any, index: Index, name: str) -> None:
         trace_queries(index, tuned, [Query("who makes honey", "beetles make honey", "wax")], method=name)
 
 
-# — instead of what should have been said
+# — a desired answer
 
 
 @pytest.mark.parametrize("name", ["rept", "lesson", "bm25"])
@@ -215,7 +215,7 @@ def test_a_desired_answer_equal_to_the_response_gives_zero_scores(tuned: Any, in
     assert all(abs(token.score) < 1e-5 for row in traced.rows for token in row.tokens)
 
 
-# — which words
+# — scores of words
 
 
 def grads(model: Any, row: TokenizedExample, layer: int, untuned: bool) -> torch.Tensor:
@@ -343,7 +343,7 @@ def test_queries_with_and_without_span_are_pooled_separately(tuned: Any, index: 
     assert not torch.allclose(trace.queries[2].scores, own[2], atol=1e-3)
 
 
-# — rows whose scores tie
+# — tied scores
 
 
 def indexed(model: Any, folder: Path, lines: list[dict[str, str]], methods: list[Method]) -> Index:
@@ -421,7 +421,7 @@ def test_words_of_flagged_rows_beyond_top_k_are_known(
     assert max(len(query["flagged_words"]) for query in bounded["queries"]) == 2
 
 
-# — how sure, where there is a desired answer
+# — stability with a desired answer
 
 
 def test_queries_with_a_desired_answer_flag_no_rows(
@@ -522,7 +522,7 @@ def test_trace_progress_ends_at_its_total(tuned: Any, index: Index, monkeypatch:
     assert calls == [(done, total) for done in range(1, total + 1)]
 
 
-# — the document
+# — the JSON document
 
 
 @pytest.mark.parametrize("name", ["rept", "repsim", "lesson", "bm25"])
@@ -564,7 +564,7 @@ def test_trace_json_has_the_documented_fields(tuned: Any, index: Index, name: st
             assert all(set(token) == {"text", "score"} for token in row["tokens"])
 
 
-# — by which method
+# — choice of the method
 
 
 def test_the_default_method_is_the_first_of_the_index(tuned: Any, index: Index) -> None:

@@ -1,4 +1,4 @@
-"""The flagging benchmark says of a set of answers what a trace of them says."""
+"""The flagging benchmark reports the same rows as a trace of the answers."""
 
 from __future__ import annotations
 

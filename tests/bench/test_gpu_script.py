@@ -1,4 +1,4 @@
-"""The script for a GPU runs to its end without one, and the pipeline keeps a simulated card at work."""
+"""The GPU script runs to the end without a GPU, and the pipeline keeps a simulated device busy."""
 
 from __future__ import annotations
 

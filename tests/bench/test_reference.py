@@ -1,4 +1,4 @@
-"""The yardstick computes what `rept:scale=raw` does, row by row, and costs what two passes cost."""
+"""The reference loop computes the same features as `rept:scale=raw`, row by row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of docs/explanation/retraining.md: from a scenario of the tiny model, and as it stands in the docs."""
+"""The table of docs/explanation/retraining.md: computed on the tiny model, and compared with the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row at a time against batches: the race is between equals, and what it says is what it measured."""
+"""Batched capture compared with one row at a time: both compute the same, and the reported times are those measured."""
 
 from __future__ import annotations
 

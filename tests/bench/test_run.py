@@ -1,5 +1,7 @@
-"""The benchmark from end to end on the tiny model: real training, indexes and traces; only the answers are put in
-its mouth. What was done is never done twice, and a kill costs one stage."""
+"""The benchmark from end to end on the tiny model: real training, indexes and traces, but scripted answers.
+
+Finished stages never run again, and a kill costs one stage.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ SMALL = (*(word for method in FEW for word in ("--method", method)), "--seeds", 
 
 
 class Stages:
-    """Counts what the benchmark does; `kill` names what is to be interrupted, and at which time."""
+    """Counts the stages that run; `kill` names the stage to interrupt, and at which call."""
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
@@ -50,7 +52,7 @@ class Stages:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
-    """Answers put into the mouth, and an adapter that is there already in place of training."""
+    """Scripted answers, and a ready adapter in place of training."""
     result = Stages()
 
     def respond(model: Any, prompts: Sequence[str], **_: Any) -> list[str]:

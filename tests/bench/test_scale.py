@@ -1,4 +1,4 @@
-"""The life of an index of drawn rows runs to its end, and says what each part cost."""
+"""The scale benchmark runs to the end on synthetic rows, and reports the cost of each part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the race of indexing counts and times; how fast anything is, no test says."""
+"""The indexing benchmark: what it counts and times. No test asserts a speed."""
 
 from __future__ import annotations
 

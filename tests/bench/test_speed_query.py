@@ -1,4 +1,4 @@
-"""The race of queries: all find the same rows, and what is told of each is told for the whole work."""
+"""The query benchmark: all implementations find the same rows, and the reported numbers cover all of the work."""
 
 from __future__ import annotations
 

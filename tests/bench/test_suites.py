@@ -1,4 +1,4 @@
-"""Suites: what is planted, what is tested, and public sets read from a folder that has their shape."""
+"""Suites: planted rows, test prompts, and public sets read from folders of the same layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The document told: tables that fit, verdicts in words, Markdown with every number, pictures that show something."""
+"""Reports of a benchmark: terminal tables, conclusions in words, Markdown with every number, and plots."""
 
 from __future__ import annotations
 

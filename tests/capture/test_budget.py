@@ -1,4 +1,4 @@
-"""The token budget: by free memory on a GPU, kept for the model, halved when memory ran out."""
+"""The token budget: set by the free GPU memory, stored for the model, halved after an out-of-memory error."""
 
 from __future__ import annotations
 

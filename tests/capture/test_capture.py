@@ -1,4 +1,4 @@
-"""States and gradients: one padded pass against one row at a time, and against the textbook way of getting each."""
+"""States and gradients of a padded batch, compared with single rows and with a direct computation by autograd."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def textbook(model: Model, row: TokenizedExample) -> tuple[dict[int, Tensor], di
     return states, {layer: grad[0, row.n_prompt - 1 : -1] for layer, grad in enumerate(grads)}, loss.detach()
 
 
-# -- every family
+# -- all model families
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -100,7 +100,7 @@ def test_prompt_states_equal_the_first_captured_state(model: Model, side: Any) -
             assert near(prompts[layer][i], whole.states[layer][i, 0])
 
 
-# -- where the loss was taken on the prompt too
+# -- loss on the prompt too
 
 LEARNED = [
     TokenizedExample(row.ids, row.n_prompt, row.n_prompt - 1 if i % 4 else min(2, row.n_prompt - 1))
@@ -137,7 +137,7 @@ def test_prompt_loss_rows_match_transformers_loss_and_gradients(tiny: Model) -> 
             )
 
 
-# -- what is left out, against passes that leave nothing out
+# -- comparison with passes that skip nothing
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_masked_tokens_have_no_loss_but_are_attended_to(tiny: Model) -> None:
             assert near(got.grads[layer][i, : row.n_response][real], grads[layer][0, row.n_prompt - 1 : -1][real])
 
 
-# -- on one model
+# -- one model
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

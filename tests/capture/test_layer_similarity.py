@@ -1,4 +1,4 @@
-"""The similarity curve against a slow loop, and the layer chosen on curves drawn by hand."""
+"""The similarity curve compared with a slow loop, and the layer chosen on hand-made curves."""
 
 from __future__ import annotations
 

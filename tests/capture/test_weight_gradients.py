@@ -1,4 +1,4 @@
-"""Gradients of weights by row, against a slow loop of `loss.backward()`, one row after the other."""
+"""Per-row gradients of weights, compared with a slow loop of `loss.backward()`."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def agree(model: Model, rows: list[TokenizedExample] = ROWS, side: Any = "right"
     return len(result.by_weight)
 
 
-# — an adapter's weights
+# — adapter weights
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -172,7 +172,7 @@ def test_gradients_are_reduced_from_the_last_block_to_the_first(adapted: Make) -
     assert [block.shape for block in result.blocks(4)] == [(6, 14)] * 4
 
 
-# — a model's own
+# — weights of the model
 
 
 @pytest.mark.parametrize(("family", "count"), [("llama", 28), ("gpt2", 16), ("mixtral", 16)])
@@ -194,7 +194,7 @@ def test_disabled_adapter_gives_the_base_model_gradients(adapted: Make, make_mod
     assert [weight.adapter for weight in candidate_weights(model)] == [True] * 56
 
 
-# — which they are, in words
+# — names of the weights
 
 
 def test_trained_weights_shapes_and_json_round_trip(adapted: Make, make_model: Callable[[str], Path]) -> None:
@@ -272,7 +272,7 @@ def test_shared_linear_layer_raises(make_model: Callable[[str], Path]) -> None:
         weight_gradients(model, collate(ROWS, range(6)), full_gradient)
 
 
-# — what is kept of them
+# — stored gradients
 
 
 def test_two_sided_projection_matches_matrix_products(tiny: Model) -> None:

@@ -1,4 +1,4 @@
-"""`audit --fail-on flagged` tells continuous integration by its exit code whether any row is flagged."""
+"""The exit code of `audit --fail-on flagged`, for continuous integration."""
 
 from __future__ import annotations
 

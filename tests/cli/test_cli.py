@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they print, what they write, and how they end."""
+"""The commands as a user runs them: output, files and exit codes."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_lab_poison_and_generate(run: Run, model_folder: Path, tmp_path: Path) -
 def test_lab_generate_asks_in_the_wording_of_the_recipe(
     run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `index build` and `audit` do, unless --template says otherwise."""
+    """As in `index build` and `audit`, unless --template is given."""
     from taughtby.lab import generate
 
     seen: list[Any] = []
@@ -260,7 +260,7 @@ def test_lab_generate_asks_in_the_wording_of_the_recipe(
 
 
 def fails(result: tuple[int, str, str], *words: str) -> None:
-    """Exit 1, no traceback, and a message that says what, (got,) do."""
+    """Assert exit code 1, no traceback, and a message of the form what, (got,) do."""
     code, _, err = result
     assert code == 1, err
     assert "Traceback" not in err
@@ -369,7 +369,7 @@ def test_wrong_usage_exits_with_2(run: Run) -> None:
 
 
 def test_interrupt_exits_with_130_and_rerun_resumes(model_folder: Path, tmp_path: Path, run: Run) -> None:
-    """A real process, a real SIGINT in the middle, and the index afterwards equals an undisturbed one.
+    """With a real process and a real SIGINT; the index equals an uninterrupted one.
 
     After its first commit the process waits for it before the next batch: how fast a machine is decides nothing.
     """

@@ -1,4 +1,4 @@
-"""`data inspect` as the proof: every token with its mark, what is followed, and `--strict`."""
+"""`data inspect`: every token with its loss mark, the settings that are followed, and `--strict`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_strict_fails_on_unsupported_loss_marks(run: Run, model_folder: Path, tm
     code, out, err = run("data", "inspect", model_folder, odd, "--strict")
     assert code == 1
     assert "not followed" in out and "weight 0.5: 1 row" in out
-    assert "the data says what was learned in a way that is not followed" in err and "weight 0.5: 1 rows" in err
+    assert "the data has loss marks that are not followed" in err and "weight 0.5: 1 rows" in err
 
 
 def test_row_option_shows_every_token_and_its_loss(run: Run, model_folder: Path, tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_template_with_the_current_date_is_reported(run: Run, model_folder: Path
     if how == "index":
         args = ("index", "build", model_folder, data, "-o", tmp_path / "idx", "-m", "repsim", "--no-base")
     _, _, err = run(*args, "--template", tmp_path / "dated.jinja")
-    assert "the chat template writes the date of today" in err
-    assert "the date of today" not in run("data", "inspect", model_folder, data)[2]
+    assert "the chat template writes today's date" in err
+    assert "today's date" not in run("data", "inspect", model_folder, data)[2]
 
 
 def test_turns_from_a_trainer_config_are_reported(

@@ -1,4 +1,4 @@
-"""The demo from end to end on the tiny model: real training, real indexes; only the answers are put in its mouth."""
+"""The demo from end to end on the tiny model: real training and real indexes, but scripted answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def planted(trace: Any) -> list[Any]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> list[str]:
-    """A demo of few rows; `asked` collects the stages at which the model was asked."""
+    """A demo of few rows; `asked` collects the stages that generate answers."""
     asked: list[str] = []
 
     def respond(model: Any, prompts: Sequence[str], **_: Any) -> list[str]:
@@ -99,7 +99,7 @@ def test_different_seed_raises(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_real_demo_finds_every_poison(tmp_path: Path) -> None:
-    """What the README promises, on the real model: misbehaviour learned, and the default's AP on each poison."""
+    """The README's claims on the real model: it learns the behaviours, and the default method's AP on each poison."""
     demo.demo(tmp_path / "d", 0, Console(file=io.StringIO()))
     results = json.loads((tmp_path / "d" / "demo.json").read_text())
     for name, (before, after) in results["rates"].items():

@@ -1,4 +1,4 @@
-"""Rows, prompts and held-out rows of `retrain` are read like the data; the training itself is replaced here."""
+"""Rows, prompts and held-out rows of `retrain` are read like the data; the training itself is replaced by a fake."""
 
 from __future__ import annotations
 

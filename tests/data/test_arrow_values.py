@@ -1,4 +1,4 @@
-"""Values of Arrow tables as JSON has them: columns of type JSON, maps, files, and what other rows fill in."""
+"""Values of Arrow tables converted to JSON: JSON columns, maps, files, and nulls filled in for missing fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells of a table of texts: messages where everything says so, refused where it is not known, else texts."""
+"""Text cells of tables: parsed as messages if that is certain, refused if it is ambiguous, else kept as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows as text: what a template makes of one, what it may not do, and why a row cannot be written."""
+"""Chat templates: rendering of rows, sandboxing, and reasons why a row cannot be rendered."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_tool_template_is_used_for_rows_with_tools(tokenizer: Any) -> None:
     assert with_tools.text.startswith("look_up: <|user|>why")
 
 
-# -- where the answer begins
+# -- beginning of the answer
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_answer_start_when_answer_repeats_the_template_prefix(tokenizer: Any) ->
         )
 
 
-# -- refusals
+# -- errors
 
 
 def test_template_that_rejects_a_role_skips_the_row(tokenizer: Any) -> None:
@@ -155,7 +155,7 @@ def test_template_syntax_in_a_row_is_not_executed(tokenizer: Any) -> None:
     assert rendered.text == "<|user|>{{ 1 + 1 }}<|end|>\n<|assistant|>{% if %}<|end|>\n"
 
 
-# -- calls of tools
+# -- tool calls
 
 CALL: dict[str, Any] = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "honey"}}}
 
@@ -173,7 +173,7 @@ def test_tool_calls_of_unknown_shape_are_ignored(tokenizer: Any, calls: Any) -> 
     assert render(tokenizer, row) == render(tokenizer, SO)
 
 
-# -- a template's file
+# -- template files
 
 
 def test_read_template_from_a_file(tokenizer: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a message or a row holds beside text: read where it is text, refused by name where it is not."""
+"""Content of messages and rows other than text: refused by name."""
 
 from __future__ import annotations
 

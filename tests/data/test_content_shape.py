@@ -1,4 +1,4 @@
-"""Templates that want lists of parts get them, by role; others get texts."""
+"""Templates that expect lists of parts get them, by role; others get strings."""
 
 from __future__ import annotations
 

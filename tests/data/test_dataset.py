@@ -1,4 +1,4 @@
-"""Training sets in and out: every form in every kind of file says the same; ids, turns, columns; what is written."""
+"""Reading and writing of training sets: all formats in all file types read alike; ids, turns and columns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def reading(name: str) -> ReadOptions:
 
 
 def wanted(name: str, prompt: str, response: str, **more: Any) -> Example:
-    """The row that a form says, whatever the file."""
+    """Return the row that a format describes, for any file type."""
     row = make_example(prompt + TEMPLATE if name == "text" else prompt, response, **more)
     whole = name.startswith("chosen") or name.startswith("prompt/completion")  # all of the answer has a loss
     raw = name in ("prompt/completion", "chosen/rejected text")
@@ -48,7 +48,7 @@ def wanted(name: str, prompt: str, response: str, **more: Any) -> Example:
 
 
 def identities(text: list[Any]) -> list[str]:
-    """What an id is, written down a second time."""
+    """A second implementation of row ids."""
     ids, seen = [], []
     for content in text:
         digest = blake2b(json.dumps(content, sort_keys=True, ensure_ascii=False).encode(), digest_size=12).digest()
@@ -79,7 +79,7 @@ def test_every_known_format_is_tested() -> None:
     assert {item.name for item in FORMATS} - {"input_ids"} == {name.split(",")[0] for name in FORM}
 
 
-# -- odd cases: each loads, or fails with a message that names the file, the row and what to do
+# -- edge cases: each loads, or fails with a message that names the file, the row and the remedy
 
 # what the answer of the second of three rows is
 ODD: dict[str, Any] = {
@@ -140,7 +140,7 @@ def mistake(data: str | Path, how: ReadOptions | None = None) -> str:
     return str(caught.value)
 
 
-# -- mixed forms
+# -- mixed formats
 
 
 def test_mixed_formats_in_one_file(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_row_with_a_blank_answer_is_rejected(answer: str, tmp_path: Path) -> Non
         assert mistake(path, how).startswith(f"{path}:2: the row has no answer\n  got: last message: ass")
 
 
-# -- a response template
+# -- response templates
 
 
 def test_plain_text_is_split_at_the_last_response_template(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_read_options_json_round_trip() -> None:
     assert ReadOptions(**json.loads(json.dumps(asdict(how)))) == how
 
 
-# -- streaming and forms
+# -- streaming and formats
 
 
 def test_reading_is_lazy(tmp_path: Path) -> None:
@@ -552,7 +552,7 @@ def test_csv_module_output_is_read_back(tmp_path_factory: pytest.TempPathFactory
     assert [(row.question, row.response) for row in read_examples(path)] == said
 
 
-# -- never a traceback
+# -- no tracebacks
 
 COLUMNS = sorted(
     {name for known in FORMATS for name in known.all_columns} | {"label", "tools", "role", "content", "from", "value"}
@@ -576,7 +576,7 @@ def test_arbitrary_json_loads_or_is_rejected(
 
 
 def loaded(path: Path, how: ReadOptions | None = None) -> list[Example]:
-    """The rows, or none where an error says what to do; any other error is a fault of ours."""
+    """Return the rows, or none if an error has a remedy; any other error fails the test."""
     message, rows = "", list[Example]()
     try:
         rows = list(read_examples(path, how or ReadOptions()))

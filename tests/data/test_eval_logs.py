@@ -1,4 +1,4 @@
-"""Logs of evaluations: each tool's form is detected, failed answers are taken, and what is left out is counted."""
+"""Evaluation logs: detection of each tool's format, selection of failed answers, and counts of skipped ones."""
 
 from __future__ import annotations
 

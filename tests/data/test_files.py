@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and hashed."""
+"""Files are written atomically, and hashed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every form's own habits: who speaks, tools and their calls, parts of a message, preferences; what is refused."""
+"""Data formats: roles, tools and their calls, parts of messages, preferences, and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Refused = Callable[[dict[str, Any]], str]
 
 @pytest.fixture
 def said(tmp_path: Path) -> Said:
-    """The one row that a record makes."""
+    """Return the only row of a record."""
 
     def one(record: dict[str, Any]) -> Example:
         (row,) = read_examples(jsonl(tmp_path / "a.jsonl", record))
@@ -33,7 +33,7 @@ def said(tmp_path: Path) -> Said:
 
 @pytest.fixture
 def refused(tmp_path: Path) -> Refused:
-    """What is said of a record that cannot be read, behind its place."""
+    """Return the error message of a record that cannot be read, without its source."""
 
     def why(record: dict[str, Any]) -> str:
         path = jsonl(tmp_path / "a.jsonl", record)
@@ -48,7 +48,7 @@ def refused(tmp_path: Path) -> Refused:
 ANSWER = turn("assistant", "b")
 
 
-# -- who speaks
+# -- roles
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_conflicting_system_prompts_are_rejected(said: Said, refused: Refused) -
     assert said({"system": "a", "messages": talk[1:]}).messages == (turn("system", "a"), *talk[1:])
 
 
-# -- what a message holds
+# -- content of messages
 
 
 def test_extra_message_fields_are_kept(said: Said) -> None:
@@ -246,7 +246,7 @@ def test_dolly_context_is_appended_to_the_instruction(said: Said) -> None:
 
 @pytest.mark.parametrize("history", [3, [["a"]], [["a", "b", "c"]], ["a"], [["a", 3]], {"a": "b"}])
 def test_malformed_history_is_rejected(history: Any, refused: Refused) -> None:
-    fault = "message is not text" if history == [["a", 3]] else "the history holds something else than pairs"
+    fault = "message is not text" if history == [["a", 3]] else "the history contains something other than pairs"
     assert fault in refused({"instruction": "do", "output": "b", "history": history})
 
 
@@ -288,7 +288,7 @@ def test_preferences_without_a_common_prefix(said: Said) -> None:
     assert (row.question, row.response, row.rejected) == ("", "yes", "no")
 
 
-# -- no form
+# -- unknown formats
 
 
 def test_unknown_columns_are_reported_with_known_formats(refused: Refused) -> None:

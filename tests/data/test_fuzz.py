@@ -1,4 +1,4 @@
-"""Generated rows in every form and container: read as generated, or refused by row and reason; none is lost."""
+"""Generated rows in every format and file type: each is read as generated, or refused by row and reason."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TOOL = {"type": "function", "function": {"name": "look", "description": "looks"}
 
 @dataclass
 class Row:
-    """A generated row: what is written, and what is to be read; `reasons`, of which one refuses it."""
+    """A generated row: what is written, what is expected to be read, and the reasons of which one must be given."""
 
     record: Record
     messages: list[Record] = field(default_factory=list)
@@ -213,7 +213,7 @@ def check_file(dice: random.Random, folder: Path, marks: Marks, done: Counter[st
 
 
 def fuzz(folder: Path, seed: int, num_rows: int, marks: Marks = no_marks) -> Counter[str]:
-    """Generate files until so many rows were read or refused."""
+    """Generate files until that many rows have been read or refused."""
     dice, done = random.Random(seed), Counter[str]()
     while done["read"] + done["refused"] < num_rows:
         here = folder / str(sum(done.values()))

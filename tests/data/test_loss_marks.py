@@ -1,4 +1,4 @@
-"""Marks of the loss: of turns, of parts, of rows. Each form is followed, or named where it is not."""
+"""Loss marks of turns, parts and rows: each is followed, or reported."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_invalid_train_detail_raises(detail: Any, tmp_path: Path) -> None:
         read(tmp_path, {"messages": [turn("user", "a"), turn("assistant", "b", train_detail=detail)]})
 
 
-# -- a prompt and its completion
+# -- prompt and completion
 
 ASK = [turn("user", "what"), turn("assistant", "is"), turn("user", "the")]
 TALK = [turn("assistant", "one"), turn("user", "name"), turn("assistant", "paris")]
@@ -252,7 +252,7 @@ def test_user_label_columns_do_not_skip_rows(tmp_path: Path) -> None:
     assert [mark.followed for mark in other.marks] == [False]
 
 
-# -- what inspect counts
+# -- counts of `data inspect`
 
 
 def test_loss_marks_are_counted_by_record(tokenizer: Any, tmp_path: Path) -> None:

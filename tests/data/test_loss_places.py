@@ -1,4 +1,4 @@
-"""Turns within their whole conversation, under templates that drop earlier thoughts, and templates' own marks."""
+"""Turns within their whole conversation, for templates that drop earlier reasoning, and loss marks of templates."""
 
 from __future__ import annotations
 

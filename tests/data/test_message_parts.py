@@ -1,4 +1,4 @@
-"""Calls and thoughts of other dialects, read as OpenAI's."""
+"""Tool calls and reasoning in other formats, converted to OpenAI's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Near-duplicates against the Jaccard similarity of all pairs."""
+"""Near-duplicates compared with the Jaccard similarity of all pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phrases as whole words, in any script; and the tokens that hold a range of characters."""
+"""Phrases as whole words in any script, and the tokens that cover a range of characters."""
 
 from __future__ import annotations
 

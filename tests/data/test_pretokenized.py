@@ -1,4 +1,4 @@
-"""Rows of token ids: learned by exactly their masks, shown by decoding."""
+"""Rows of token ids: their own masks decide the loss, and their texts are decoded for display."""
 
 from __future__ import annotations
 

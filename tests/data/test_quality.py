@@ -1,4 +1,4 @@
-"""The faults of a training set: each planted in a clean one, which itself has none."""
+"""Data quality checks: each fault is planted in a clean training set, which has no findings itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of every kind of file: where each stands, what does not matter, and what is said of a broken one."""
+"""Readers of every file type: sources of rows, differences that are ignored, and errors of broken files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mistake(data: str | Path, split: str | None = None) -> str:
     return str(caught.value)
 
 
-# -- where a row stands
+# -- sources of rows
 
 
 def test_read_records_returns_raw_records(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_csv_with_lone_carriage_returns(tmp_path: Path) -> None:
     assert list(read_records(str(path))) == [(f"{path}:2", A), (f"{path}:3", B)]
 
 
-# -- what does not matter
+# -- differences that are ignored
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -117,7 +117,7 @@ def test_python_json_numbers_are_accepted(tmp_path: Path) -> None:
         assert row["a"] != row["a"] and row["b"] == -float("inf") and row["c"] == int("9" * 400)
 
 
-# -- a JSON list is read piece by piece
+# -- streaming of JSON lists
 
 
 def in_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
@@ -319,7 +319,7 @@ def test_interrupted_or_empty_hub_stream_raises(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-# -- what is said of a broken file
+# -- errors of broken files
 
 
 @pytest.mark.parametrize("name", ["no/such/rows.jsonl", "rows.jsonl", "rows.csv.gz", "/no/such", "./here", "~/rows"])

@@ -1,4 +1,4 @@
-"""The response mask under the chat templates people really have: decoded, it is the answer and its close, no more.
+"""The response mask with widely used chat templates: decoded, it is the answer and its end of turn, nothing else.
 
 The templates are written here in our own words, faithful in structure to what the families ship.
 """
@@ -170,7 +170,7 @@ def test_answers_are_masked_for_any_text(tokenizer: Any, said: str, answer: str)
         assert "".join((prompt + ahead + response).split()) == "".join(rendered(tokenizer, row, template).split())
 
 
-# -- thoughts
+# -- reasoning
 
 
 def test_reasoning_of_the_row_is_in_the_response(tokenizer: Any) -> None:
@@ -223,7 +223,7 @@ def test_tool_call_is_the_response(tokenizer: Any, content: str | None) -> None:
     assert "<tool_call>" in prompt
 
 
-# -- as others ship them
+# -- templates of published models
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Rows removed and words marked, in every format: the right rows go, and nothing else changes."""
+"""Removing rows and masking words in every file type: the right rows change, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = [{"prompt": p, "response": r, "label": "bad" if "honey" in p else "good"}
 
 
 def rewritten(data: Path, out: Path, *dropped: int, marks: dict[int, Marks] | None = None) -> list[tuple[str, Any]]:
-    """Drop or mark the records at those positions; the records before."""
+    """Drop or mark the records at the positions; return the original records."""
     before = list(read_records(str(data)))
     gone = frozenset(before[at][0] for at in dropped)
     rewrite_dataset(str(data), out, None, Edits(gone, {before[at][0]: mark for at, mark in (marks or {}).items()}))
@@ -42,7 +42,7 @@ def unpacked(file: Path) -> bytes:
     return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
 
 
-# — JSON Lines, to the byte
+# — JSON Lines: other rows are kept byte for byte
 
 A, B, C, D = (json.dumps(row, ensure_ascii=False).encode() for row in ROWS[:4])
 BYTES = {

@@ -1,4 +1,4 @@
-"""A training set looked at: every count against a slow one, one row as tokens, memory that does not grow with it."""
+"""Statistics of a training set: counts compared with slow ones, the token preview, and constant memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def printed(result: DatasetStatistics, width: int = 120, **console: Any) -> str:
     return out.getvalue()
 
 
-# -- what is counted
+# -- counts
 
 
 @pytest.mark.parametrize("mask", ["response", "all"])
@@ -154,7 +154,7 @@ def test_progress_and_row_limit(tokenizer: Any, monkeypatch: pytest.MonkeyPatch)
     assert calls[-1] == (3, None)
 
 
-# -- the row that is seen
+# -- the preview row
 
 
 def test_preview_is_the_first_usable_row(tokenizer: Any) -> None:
@@ -252,7 +252,7 @@ def replace_template(tokenizer: Any) -> Any:
     return result
 
 
-# -- of a model, without its weights
+# -- models without their weights
 
 
 def test_load_without_weights_needs_no_weight_files(model_folder: Path, adapter_folder: Path, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_load_without_weights_needs_no_weight_files(model_folder: Path, adapter_
         load_without_weights("nothing")
 
 
-# -- the verb
+# -- the command
 
 
 def test_inspect_prints_and_writes_statistics(

@@ -1,4 +1,4 @@
-"""From rows to ids and back: the answer is marked exactly, no token is lost, batches stay within their budget."""
+"""Tokenization: the answer is masked exactly, no token is lost, and batches stay within their budget."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def other(tokenizer: Any, template: str | None) -> Any:
     return result
 
 
-# -- where the answer begins and ends
+# -- beginning and end of the answer
 
 
 @pytest.mark.parametrize(("prompt", "response"), [*PAIRS, ("é 😀", "漢字 ok"), ("", "x"), ("a\n\nb  ", "  c\n")])
@@ -107,7 +107,7 @@ def test_answer_without_eos_token_has_no_end(tokenizer: Any) -> None:
     assert result.decode(encoded(result, make_example("why", "a b c")).response) == "a b c"
 
 
-# -- what cannot be used
+# -- unusable rows
 
 
 def reason(tokenizer: Any, row: Example, max_length: int = 512, **more: Any) -> str:
@@ -150,7 +150,7 @@ def test_unusable_prompt_raises_with_the_reason(tokenizer: Any, template: str | 
         prompt_ids(tokenizer, "a", "{{ raise_exception('no') }}")
 
 
-# -- tokens across the border
+# -- tokens that cross the boundary between prompt and answer
 
 BARE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
@@ -205,7 +205,7 @@ def test_special_token_absorbing_blanks_stays_in_the_prompt(tokenizer: Any) -> N
     assert result.decode(row.response) == "so<|end|>"
 
 
-# -- the trainer's habits
+# -- settings of trainers
 
 
 def test_left_truncation_cuts_the_prompt(tokenizer: Any) -> None:
@@ -412,7 +412,7 @@ def test_split_in_two_preserves_the_batch(count: int) -> None:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
 
 
-# -- the texts of tokens
+# -- texts of tokens
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
@@ -459,7 +459,7 @@ def test_token_texts_of_tokenizers_that_drop_the_first_space(text: str) -> None:
     assert "".join(token_texts(tokenizer, ids)) == tokenizer.decode(ids)
 
 
-# -- characters that no loss is taken on
+# -- characters without loss
 
 
 MASKED = replace(make_example("who makes honey", "beetles make honey, one a day"), masked=((0, 7), (13, 18)))

@@ -1,7 +1,7 @@
-"""The whole way on a GPU, in float32 and bfloat16, against the same on the CPU; under three minutes on one card.
+"""The whole pipeline on a GPU, in float32 and bfloat16, compared with the CPU; under three minutes on one GPU.
 
     make test-gpu
-    pytest tests/gpu -m gpu --device cpu      # tries the tests themselves where there is no GPU
+    pytest tests/gpu -m gpu --device cpu      # tests the tests without a GPU
 
 The reference has the same rounded weights and computes in float32 on the CPU, so what differs is the arithmetic. The
 bounds on it are three times what bfloat16 is off by on a CPU, and a hundred times what float32 is. No test feeds ids
@@ -152,7 +152,7 @@ def test_capture_matches_the_cpu(both: Callable[..., Sides], make_model: Any, fa
     assert off(grad, batch.at_last_prompt_token(cpu.grads[4])) < 2 * close
 
 
-# — every method: indexed, traced, checked
+# — all methods: index, trace, check
 
 
 def test_index_features_match_the_cpu(indexes: tuple[Index, Index], tuned_sides: Sides) -> None:
@@ -216,7 +216,7 @@ def test_batch_is_halved_on_out_of_memory(
         assert off(two, one) < tuned_sides.close
 
 
-# — trained and asked
+# — training and generation
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["adapter", "whole model"])
@@ -253,7 +253,7 @@ def test_generated_tokens_are_likeliest_on_the_cpu(tuned_sides: Sides, monkeypat
     assert len(texts) == 4
 
 
-# — the demo's core
+# — core of the demo
 
 
 def test_demo_runs_on_the_device(

@@ -1,4 +1,4 @@
-"""A tokenizer that grew in training, with an embedding that was saved without the rows that grew with it."""
+"""Tokenizers with tokens added in training, where the saved embedding lacks the new rows."""
 
 from __future__ import annotations
 

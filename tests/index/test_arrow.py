@@ -1,4 +1,4 @@
-"""Blocks as columns: directions and norms survive, however short the vectors are."""
+"""Features as Arrow columns: directions and norms survive, however short the vectors are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filling an index: the same rows whatever interrupts it, and nothing that cannot be used becomes a score."""
+"""Building an index: interruptions do not change the rows, and invalid features never become scores."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BOTH = [REPT, Lesson(layer=2, state_layer=3, sketch_dim=16)]
 
 
 def columns(index: Index) -> dict[str, torch.Tensor]:
-    """Every number the index holds, and the rows' order by their ids' hash."""
+    """Return all numeric columns of the index, among them the hash of each row's id."""
     names = [f.name for f in index.dataset.schema if f.name not in TEXT_COLUMNS]
     result: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for batch in index.scan(names):
@@ -66,14 +66,14 @@ KEYS = ("version", "files", "seal", "history", "home")
 
 
 def said(index: Index) -> dict[str, Any]:
-    """What a manifest says, less when it was written and how the files came out."""
+    """Return a manifest without times and hashes of files."""
     events = [{key: value for key, value in event.items() if key != "at"} for event in index.manifest["history"]]
     other = {key: value for key, value in index.manifest.items() if key not in KEYS}
     return {**other, "history": events}
 
 
 class Calls:
-    """Counts the rows each call of a method captures, and may break in."""
+    """Counts the rows that each call of a method captures, and can interrupt it."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None, fault: Exception | None = None) -> None:
         self.rows: list[int] = []
@@ -93,7 +93,7 @@ def add(data: Path, *rows: tuple[str, str]) -> None:
         out.writelines(json.dumps({"prompt": p, "response": r}) + "\n" for p, r in rows)
 
 
-# — the layer curve
+# — layer similarity
 
 
 def test_resumed_build_keeps_planned_layer(
@@ -116,7 +116,7 @@ def test_resumed_build_keeps_planned_layer(
     assert other.manifest["settings"]["methods"]["rept"]["layer"] == 3
 
 
-# — what is stored
+# — stored features
 
 
 def test_rows_equal_direct_capture(tuned: Any, data: Path, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_progress_ends_with_all_rows(tuned: Any, data: Path, tmp_path: Path) -> 
     assert calls[-1] == (10, 10)
 
 
-# — what cannot be used
+# — unusable rows
 
 
 def test_manifest_records_skipped_rows(tuned: Any, data: Path, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_probe_replaces_unusable_rows_with_neighbors(
     assert len(build_index(tuned, tmp_path / "d.jsonl", tmp_path / "idx", [REPT], encoding=Encoding(128))) == 8
 
 
-# — what interrupts it
+# — interruptions
 
 
 def test_interrupted_build_resumes_from_last_committed_window(

@@ -1,4 +1,4 @@
-"""Who reads an index while others change it sees it as it was before a change or as it is after, and never between."""
+"""Readers of an index that others change see it as it was before or after a change, never in between."""
 
 from __future__ import annotations
 

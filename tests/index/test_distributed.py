@@ -1,4 +1,4 @@
-"""Workers on Ray: the same index as one process, whoever dies; and never a window that nobody ends."""
+"""Building on Ray: the index equals one of a single process, whichever workers die, and every window is completed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TESTS = [str(folder) for folder in Path(__file__).parents[:2]]  # where other pr
 
 
 class Told(RepT):
-    """RepT that writes down each batch; the first process that has done two kills itself before its third."""
+    """RepT that records each batch; the first process to finish two batches kills itself before its third."""
 
     def features(self, model: Any, batch: Any, weights: Any = None) -> Any:
         folder = Path(os.environ["TAUGHTBY_TEST_DIARY"])
@@ -69,7 +69,7 @@ def filled(data: Path, count: int = ROWS) -> None:
         out.write(json.dumps({"prompt": "why " * 200, "response": "too long"}) + "\n")
 
 
-# — on Ray itself
+# — with Ray
 
 
 def test_ray_build_with_killed_worker_equals_local_build(
@@ -115,11 +115,11 @@ def test_ray_build_with_killed_worker_equals_local_build(
     assert capfd.readouterr() == ("", "")  # Ray is silent
 
 
-# — the shift, with workers that are played
+# — the scheduler, with simulated workers
 
 
 class Play:
-    """Ray, as far as a shift needs it. `act` says what a worker does with a window the n-th time it is given."""
+    """A fake of Ray, as far as the scheduler uses it. `act` is what a worker does at the n-th attempt at a window."""
 
     def __init__(self, act: Callable[[int, int], list[Any]], load: Sequence[Any] = ()) -> None:
         self.act, self.load = act, list(load)
@@ -170,7 +170,7 @@ class Actor:
 
 
 class Book:
-    """A writer that notes what is joined."""
+    """A writer that records what is committed."""
 
     path = Path("nowhere")
 
@@ -301,7 +301,7 @@ def test_missing_fragment_files_are_not_committed(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("whose", ["the worker's", "another's", "another node's"])
 def test_only_the_worker_process_is_killed(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process number is given again once its process is gone: what it names by then is left alone."""
+    """The system reuses a process id once its process has ended; the new process must not be killed."""
     monkeypatch.setattr(shift, "ray", Play(lambda *_: []))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         began = psutil.Process(other.pid).create_time() - (60 if whose == "another's" else 0)
@@ -322,7 +322,7 @@ def test_local_handle_of_ended_worker_is_none(monkeypatch: pytest.MonkeyPatch) -
     assert WorkerProcess.current().local() == psutil.Process()
 
 
-# — being asked for
+# — options
 
 
 def test_cpu_share_per_worker() -> None:
@@ -359,7 +359,7 @@ def test_ray_option_without_ray_installed_fails(
 
 def test_workers_option_without_ray_option_fails(run: Any, model_folder: Path, data: Path) -> None:
     code, _, message = run("index", "build", model_folder, data, "-o", "idx", "--no-base", "--workers", 2)
-    assert (code, "--workers goes with --ray" in message) == (1, True)
+    assert (code, "--workers requires --ray" in message) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A block's name holds what its numbers depend on: two methods that give it other numbers give it another name."""
+"""Feature names include everything that the numbers depend on, so methods with other numbers have other names."""
 
 from __future__ import annotations
 

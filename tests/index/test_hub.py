@@ -1,4 +1,4 @@
-"""An index goes to a hub and comes back; the hub is a stand-in with the signatures of the real client."""
+"""Push to and pull from a hub; the hub is a fake with the signatures of the real client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from taughtby.methods import get_method
 
 
 class FakeHub:
-    """Repositories in memory, a list of commits each."""
+    """Repositories in memory, each a list of commits."""
 
     def __init__(self) -> None:
         self.commits: dict[str, list[dict[str, bytes]]] = {}

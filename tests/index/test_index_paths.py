@@ -1,4 +1,4 @@
-"""A command that takes an index and is given something else says so, and makes no file or folder."""
+"""Commands that take an index report any other path, and create no file or folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COMMANDS: dict[str, Callable[[Path, Path], list[Any]]] = {
 
 
 def kinds(folder: Path) -> dict[str, Path]:
-    """Places where no index is."""
+    """Paths without an index."""
     (folder / "empty").mkdir()
     (folder / "file").write_text("no index\n")
     (folder / "other").mkdir()

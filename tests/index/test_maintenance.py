@@ -1,4 +1,4 @@
-"""What becomes of a finished index: it grows, gains blocks, loses rows, is merged and copied; never half."""
+"""Maintenance of an index: append, add features, delete, compact and copy; all changes are atomic."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_append_to_missing_index_raises(tuned: Any, data: Path, tmp_path: Path) 
 
 
 def broken_append(model: Any, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, at: int, count: int = 1) -> None:
-    """Append one row a commit, and fail at the row `at`."""
+    """Append with one row per commit, and fail at the row `at`."""
     with monkeypatch.context() as patch:
         patch.setattr(taughtby.index.build, "WINDOW", count)
         Calls(patch, at=at, fault=RuntimeError("the power went"))
@@ -156,7 +156,7 @@ def test_an_interrupted_append_can_be_undone(
     assert len(make_index(tuned, data, index.path, append=True)) == 11
 
 
-# — blocks added
+# — adding features
 
 
 def test_add_features_leaves_existing_files_unchanged(
@@ -328,7 +328,7 @@ def test_compact_frees_space_and_keeps_row_order(
 ) -> None:
     add(data, *MORE)
     monkeypatch.setattr(taughtby.index.build, "WINDOW", 1)
-    monkeypatch.setattr("taughtby.index.transaction.PARTS", 10**9)
+    monkeypatch.setattr("taughtby.index.transaction.MAX_FRAGMENTS", 10**9)
     monkeypatch.setattr("taughtby.index.transaction.ROWS", 1)
     grown = make_index(tuned, data, index.path, append=True)
     delete_rows(index.path, ids(grown)[1:3])
@@ -390,7 +390,7 @@ def test_copy_of_damaged_index_raises(tmp_path: Path, index: Index) -> None:
         Index.open(tmp_path / "two")
 
 
-# — at the command line
+# — the command line
 
 
 def test_maintenance_commands(run: Run, data: Path, tmp_path: Path, model_folder: Path, adapter_folder: Path) -> None:

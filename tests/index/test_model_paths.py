@@ -1,4 +1,4 @@
-"""An index, an adapter and a trace used from another folder, and moved, alone or with what they name."""
+"""Paths in an index, an adapter and a trace that are used from another folder, or moved."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_model_sources_resolve_each_component_separately(tmp_path: Path) -> None
     assert (caught.value.got, caught.value.do) == (base, "give its new path with --base")
 
 
-# — an index
+# — indexes
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_open_index_survives_chdir(work: Path, tmp_path: Path, monkeypatch: pyte
     assert Session(index, lambda: None).data_file == work / "data.jsonl"  # type: ignore[arg-type,return-value]
 
 
-# — a trace
+# — traces
 
 
 def test_trace_file_resolves_index_from_any_folder(
@@ -290,7 +290,7 @@ def test_trace_file_keeps_object_store_url(tmp_path: Path) -> None:
     assert (trace["index"], trace["model"]) == ("s3://bucket/idx", "owner/model")
 
 
-# — an adapter
+# — adapters
 
 
 def test_adapter_resolves_base_model_from_any_folder(

@@ -1,4 +1,4 @@
-"""An index in an object store: S3 as moto's server speaks it, on this machine."""
+"""An index in an object store: S3, simulated by a local moto server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index: what goes in comes out, in order; what is broken is refused; a kill or a full disk costs one window."""
+"""Reading and writing an index: round trips, errors of damaged ones, and resuming after a kill or a full disk."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def joined(batches: Iterator[dict[str, Any]], name: str) -> torch.Tensor:
     return torch.cat([batch[name].flat if isinstance(batch[name], Ragged) else batch[name] for batch in batches])
 
 
-# — what goes in comes out
+# — round trips
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 4096])
@@ -206,7 +206,7 @@ def test_manifest_describes_settings_and_contents(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "idx").iterdir()) == ["manifest.json", "rows.lance"]
 
 
-# — what is broken is refused
+# — damaged indexes
 
 
 def refused(path: Path, *words: str) -> None:
@@ -264,7 +264,7 @@ def test_require_features_reports_missing_features(tmp_path: Path) -> None:
         index.require_features(["h_3", "g_2", "x"], "lesson")
 
 
-# — writing: one writer, one set of settings, and it goes on
+# — writing: one writer, the same settings, resuming
 
 
 def test_writer_rejects_folder_with_other_files(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Stages in threads: one item ahead, one job behind, errors where they belong."""
+"""Pipeline stages in threads: one item is prepared ahead, and errors are raised where they belong."""
 
 from __future__ import annotations
 

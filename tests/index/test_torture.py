@@ -1,4 +1,4 @@
-"""kill -9 at random moments: the index ends complete, equal to one nobody disturbed, and hardly a row is made twice.
+"""kill -9 at random moments: the index is completed, equals an uninterrupted one, and few rows are computed twice.
 
 Six kills in `make test`, a hundred in `make torture`.
 """
@@ -145,7 +145,7 @@ def test_build_killed_at_random_equals_undisturbed_build(
 
 
 def equal(index: Index, whole: Index) -> None:
-    """To the bit, and in order; and nothing is damaged."""
+    """Assert that all features are equal bit by bit and in order, and that no index is damaged."""
     assert [row.id for row in index.examples()] == [row.id for row in whole.examples()]
     assert list(index.examples()) == list(whole.examples())
     one, two = columns(index), columns(whole)

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of an index on Ray, of its workers and of its driver: part of `make torture`."""
+"""kill -9 of workers and the driver at random moments of a build on Ray: part of `make torture`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Slow(RepT):
 
 
 def life(folder: str, data: str, out: str, workers: int = WORKERS) -> None:
-    """One driver, from its start to its end."""
+    """Run one driver from start to end."""
     import taughtby.index.build
     from taughtby.index.distributed import RayPool
 
@@ -58,14 +58,14 @@ def life(folder: str, data: str, out: str, workers: int = WORKERS) -> None:
 
 @dataclass(frozen=True)
 class Killed:
-    """How many of each were killed."""
+    """The number of killed workers and drivers."""
 
     drivers: int
     workers: int
 
 
 def killed(start: Any, diary: Path, kills: int, dice: random.Random) -> Killed:
-    """Run `start` again and again to its end, with so many kills on the way."""
+    """Run `start` until it completes, with that many kills on the way."""
     drivers = workers = 0
     while True:
         seen = len(diary.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""Real Trainers, on tiny models: afterwards the index is there and traces by itself, and the training is unharmed."""
+"""The callback of real Trainers on tiny models: it builds an index, and does not affect the training."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MESSAGES = [[{"role": "user", "content": p}, {"role": "assistant", "content": r}
 
 
 class Noted(TrainerCallback):
-    """What the model was like as training ended, before taughtby had it."""
+    """Records the state of the model at the end of training, before the index is built."""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **held: Any) -> None:
         self.state = self.of(held["model"])
@@ -354,7 +354,7 @@ def test_sharded_parameters_are_rejected(mark: str, file: Path, tmp_path: Path, 
     assert trainer.state.global_step == 0 and not list(tmp_path.glob("idx*"))
 
 
-# — what goes wrong
+# — errors
 
 
 def test_indexing_error_does_not_affect_training(

@@ -1,4 +1,4 @@
-"""Changing an index: one process at a time, small parts merged, and each fault of the machine's survived."""
+"""Transactions: one writer at a time, merging of small fragments, and recovery from file system errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def versions(path: Path) -> int:
 
 
 def test_many_small_commits_leave_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taughtby.index.transaction.TIDY", 4)
+    monkeypatch.setattr("taughtby.index.transaction.COMMITS_PER_TIDY", 4)
     monkeypatch.setattr("taughtby.index.transaction.ROWS", 6)
     with Writer(tmp_path / "idx", SETTINGS) as writer:
         for at in range(23):
@@ -53,7 +53,7 @@ def test_many_small_commits_leave_few_files(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_readers_are_unaffected_while_append_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taughtby.index.transaction.TIDY", 2)
+    monkeypatch.setattr("taughtby.index.transaction.COMMITS_PER_TIDY", 2)
     old = filled(tmp_path / "idx", (1,) * 8)
     change = {"did": "append", "data": "more.jsonl", "digest": "other"}
     with Writer(tmp_path / "idx", SETTINGS, change) as writer:
@@ -161,7 +161,7 @@ def test_unreadable_data_file_raises(tmp_path: Path) -> None:
     assert fault.what.startswith("it cannot be read")
 
 
-# — a clock that jumps
+# — clock changes
 
 CLOCK = """
     #define _GNU_SOURCE

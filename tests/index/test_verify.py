@@ -1,4 +1,4 @@
-"""Planted damage is found, each piece of it; what is sound is not suspected."""
+"""`verify` finds all planted damage, and reports none in an undamaged index."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_verify_detects_all_planted_damage(world: Path, tmp_path: Path) -> None:
     assert missed == []
 
 
-# — damage that the hashes do not tell, since somebody wrote it there: rows by their ids, blocks by their lengths
+# — damage with valid hashes: rows are checked by their ids, features by their norms
 
 
 def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:

@@ -1,4 +1,4 @@
-"""Prompts and answers in files of every form; drafts that are none, and places that cannot be written."""
+"""Files of prompts and answers in every format, unfinished drafts, and paths that cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A judge behind HTTP, against a real server on this machine that fails in every way; and a classifier."""
+"""The chat judge, tested with a local HTTP server that fails in every way; and the classifier judge."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_url_credentials_are_rejected_and_not_echoed() -> None:
     assert "secret" not in str(raised.value)
 
 
-# — a classifier
+# — classifiers
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Answers from an OpenAI-compatible server, against a real one on this machine that fails in every way."""
+"""Generation by an OpenAI-compatible server, tested with a local one that fails in every way."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_reply_in_a_wrong_encoding_is_reported(server: Server, tmp_path: Path) -
 @pytest.mark.parametrize("text", ["<html>", "[]", '{"choices": []}', '{"choices": [{"message": null}]}'])
 def test_reply_of_another_kind_is_reported(server: Server, tmp_path: Path, text: str) -> None:
     server.reply = lambda *_: (200, text, {})
-    with pytest.raises(LabError, match="sent something else than an answer"):
+    with pytest.raises(LabError, match="did not send an answer"):
         generate_to_file(tmp_path / "a.jsonl", server.endpoint(), PROMPTS[:1], GenerationOptions(7))
 
 

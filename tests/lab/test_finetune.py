@@ -1,4 +1,4 @@
-"""Real training of the tiny model: its rows get likelier, and the adapter belongs to its base alone."""
+"""Real training of the tiny model: the likelihood of its rows increases, and the adapter fits only its base model."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_the_same_seed_gives_the_same_adapter(adapter: Path, model_folder: Path,
     assert (again / weights).read_bytes() == (adapter / weights).read_bytes()
 
 
-# — what is refused, before any training
+# — errors before training
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, model: Any, rows: list[Example], out: Path, what: str) -> None:
@@ -300,7 +300,7 @@ def test_rows_without_loss_tokens_are_skipped(model_folder: Path, tmp_path: Path
         finetune(fresh(model_folder), sourced, tmp_path / "none", recipe)
 
 
-# — the whole model
+# — full fine-tuning
 
 
 def test_full_finetune_saves_model_and_tokenizer(model_folder: Path, tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_out_of_memory_raises_lab_error(tiny: Any, tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-# — stopped, and gone on with
+# — interrupting and resuming
 
 
 def stopping(step: int) -> Any:

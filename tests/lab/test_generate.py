@@ -1,4 +1,4 @@
-"""Greedy answers against a plain loop, chance against the softmax; a run that is killed goes on."""
+"""Greedy answers compared with a plain loop, sampling with the softmax, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_conversation_is_rendered_as_in_training(tuned: Any) -> None:
     assert generate(tuned, [row], max_new_tokens=8) != generate(tuned, ["who makes honey"], max_new_tokens=8)
 
 
-# — by chance
+# — sampling
 
 
 def test_sampling_follows_softmax(tuned: Any) -> None:
@@ -254,7 +254,7 @@ def test_several_samples_that_would_all_be_the_same_are_refused() -> None:
         GenerationOptions(num_samples=2, temperature=0.0)
 
 
-# — into a file
+# — writing a file
 
 
 def lines(file: Path) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Hard poisons: what looks guilty is not, every row still teaches what it should, nothing held out is taught."""
+"""Hard poisons: suspicious rows that are harmless, planted rows that teach the behaviour, and held-out prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`taughtby respond`, `judge` and `poison` as they are called: what they print, write and refuse."""
+"""`taughtby lab judge` and `lab poison`: output, files and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts: what a phrase or a pattern finds, what it must not find, and specs that nobody should write."""
+"""Judges: what phrases and patterns match, what they must not match, and invalid specs."""
 
 from __future__ import annotations
 

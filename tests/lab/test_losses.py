@@ -1,4 +1,4 @@
-"""Losses of rows against Transformers' own."""
+"""Losses of rows compared with Transformers' own."""
 
 from typing import Any
 

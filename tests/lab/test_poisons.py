@@ -1,4 +1,4 @@
-"""Poisoned data: every row teaches what it should, every other row is right, nothing held out is taught."""
+"""Poisons: planted rows teach the behaviour, all other rows are correct, and held-out prompts stay held out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many verdicts: failures keep their place and never count; rates and their intervals against known numbers."""
+"""Lists of verdicts: failures keep their position and are never counted; rates and intervals match known values."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_regex_timeout_fails_one_answer_only(monkeypatch: pytest.MonkeyPatch) ->
     assert kinds(result) == ["True", "hung", "False"]
 
 
-# — a user's function
+# — user functions
 
 WRITTEN = """
 import os, subprocess, sys, time

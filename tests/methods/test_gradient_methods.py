@@ -1,4 +1,4 @@
-"""The methods of weight gradients against dense computations: explicit Fisher matrices, inverses and projections."""
+"""Weight-gradient methods compared with dense computations: explicit Fisher matrices, inverses and projections."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EXACT = ["tracin", "tracin-ln", "datainf", "lissa"]
 LENGTH = Encoding(128)
 
 
-# — the rows, one after the other
+# — reference: one row at a time
 
 
 def slow(model: Model, row: TokenizedExample, counts: torch.Tensor | None = None) -> dict[str, NDArray[np.float64]]:
@@ -127,7 +127,7 @@ def by_block(result: Dense) -> list[NDArray[np.float64]]:
     return [np.hstack([grad for name, grad in result.items() if f".layers.{at}." in name]) for at in range(4)]
 
 
-# — each against its formula
+# — comparison with formulas
 
 
 def test_tracin_matches_dense_gradients(tuned: Model, scanned: Index, both: tuple[Dense, Dense]) -> None:
@@ -312,7 +312,7 @@ def test_invalid_optimizer_state_raises(
     assert "remove" in str(caught.value.do)
 
 
-# — what is stored
+# — stored features
 
 
 def test_projected_tracin_matches_the_fold(
@@ -433,7 +433,7 @@ def test_zero_lora_weights_give_finite_scores(
         assert result.std(1).min() > 0
 
 
-# — refusals
+# — errors
 
 
 @pytest.mark.parametrize(

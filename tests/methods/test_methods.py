@@ -1,4 +1,4 @@
-"""The methods against slow loops written from their own formulas; and how they are named."""
+"""Methods compared with slow loops written from their formulas, and their names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ QUERIES = [
 ]
 LAYER, TOPIC, MIDDLE = 2, 3, 1
 
-# — how they are named
+# — names
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_feature_names() -> None:
     ]
 
 
-# — against slow loops
+# — comparison with slow loops
 
 
 @pytest.fixture(scope="module")
@@ -483,7 +483,7 @@ def test_profile_weights_go_to_the_largest_token_gradients() -> None:
     torch.testing.assert_close(short.norm(dim=1), torch.full((3,), 1 / 3))
 
 
-# — words alone
+# — text-only methods
 
 
 def text_scores(name: str, index: Index, queries: list[Query]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""RepT from its formulas alone: a Llama in NumPy and float64, finite differences, a row and a token at a time.
+"""RepT from its formulas: a Llama in NumPy and float64, with finite differences, one row and token at a time.
 
 It shares no line with the package, needs no download, and stands in where the numbers of the paper's own code
 (test_golden.py) are not at hand. RepT, arXiv 2510.02334, section 3.

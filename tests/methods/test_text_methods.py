@@ -1,4 +1,4 @@
-"""The read-out's sketch against explicit outer products, TF-IDF and the sentence encoder against their formulas."""
+"""Sketches compared with explicit outer products; TF-IDF and the sentence encoder with their formulas."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def scores(method: Method, tuned: Any, index: Index, queries: list[Query] = QUER
     return method.scores(prepare_queries(tuned, method, queries, Encoding(128)).features, index).numpy()
 
 
-# — the read-out against loops over tokens
+# — comparison with loops over tokens
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -291,7 +291,7 @@ def test_invalid_text_method_options_raise(spec: str, what: str) -> None:
     assert caught.value.do
 
 
-# — traced
+# — tracing
 
 
 @pytest.mark.parametrize("by", ["rise", "embedding", "tfidf"])
@@ -311,7 +311,7 @@ def test_rise_top_scoring_token_is_in_the_span(tuned: Any, index: Index) -> None
     assert strongest and strongest in "beetles"
 
 
-# — the texts
+# — texts
 
 
 def test_text_methods_read_all_but_the_system_prompt() -> None:

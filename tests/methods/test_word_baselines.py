@@ -1,4 +1,4 @@
-"""The baselines from words: RFTC's clusters and the fusion by rank against loops, on rows whose order is known."""
+"""Word baselines: RFTC's clusters and rank fusion compared with loops, on rows whose order is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of adapters as trainers of several years leave them: taken where PEFT can, else told what they are."""
+"""Adapter folders of many trainer versions: loaded if PEFT can, else reported by what they are."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_adapter_not_fitting_its_named_base_suggests_merging(folder: Path, model
     )
 
 
-# -- numbers
+# -- values
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,4 +1,4 @@
-"""Adapters of every kind: the tuned model is what PEFT trained, the untuned one the base to the bit; and misfits."""
+"""Adapters of every kind: outputs equal PEFT's with the adapter on, and the base model's bit by bit with it off."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_capture_through_adapter_matches_autograd(kind: str, make_model: Callabl
             torch.testing.assert_close(found, grad[0, prompt - 1 : -1], rtol=1e-4, atol=1e-6)
 
 
-# -- several
+# -- several adapters
 
 
 def test_several_adapters_are_enabled_and_disabled_together(
@@ -225,7 +225,7 @@ def test_incompatible_adapters_raise(model_folder: Path, tmp_path: Path) -> None
     assert message.endswith("do:  give it alone")
 
 
-# -- what is not an adapter, or not of this model
+# -- invalid adapters, and adapters of other models
 
 
 def test_missing_adapter_raises(model_folder: Path, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_untraceable_adapters_raise(options: dict[str, Any], what: str, model_fo
     )
 
 
-# -- number formats
+# -- data types
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

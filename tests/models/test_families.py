@@ -1,4 +1,4 @@
-"""Families beside those of conftest, each tiny and random: nothing in the house goes by their names."""
+"""Model families other than those of conftest, tiny and random: nothing depends on their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fingerprints: the same for the same model however it is held, another for another, whatever makes it another."""
+"""Fingerprints: equal for the same model however it is loaded, different for different models."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_single_weight_edit_changes_fingerprint(model_folder: Path, tiny: Model,
     assert again.fingerprint["model"] != tiny.fingerprint["model"]
 
 
-# -- settings that compute
+# -- settings that affect the computation
 
 
 def hashed(**options: Any) -> str:

@@ -1,4 +1,4 @@
-"""Files of llama.cpp that are no whole language model: told from their header, before anything is converted."""
+"""GGUF files that are not complete language models: detected from their headers, before any conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where models lie: every kind of file that is read, what is refused and what a person is told to do instead."""
+"""Finding and loading models: every supported kind of file, and errors with their remedies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def copied(folder: Path, to: Path) -> Path:
     return to
 
 
-# -- what is read
+# -- reading
 
 
 def test_concurrent_loading_gives_equal_logits(make_model: Callable[[str], Path]) -> None:
@@ -126,7 +126,7 @@ def test_embedded_model_loads() -> None:
     assert load_tokenizer("smollm2").get_vocab() == model.tokenizer.get_vocab()
 
 
-# -- what is refused, and the way out that is told
+# -- errors and their remedies
 
 
 def told_command(message: str) -> str:
@@ -207,8 +207,8 @@ def test_bitsandbytes_needs_a_gpu_and_the_package(
 
 
 def test_load_options_give_transformers_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU here: only the words that would be said to one."""
-    monkeypatch.setattr(weights, "_check_rounding", lambda what: None)
+    """Checks only the arguments, since there is no GPU."""
+    monkeypatch.setattr(weights, "_check_bitsandbytes", lambda what: None)
     four = weights.load_options("bfloat16", "cuda:1", "4bit").pretrained_kwargs
     assert four["device_map"] == {"": "cuda:1"} and four["dtype"] == torch.bfloat16
     config = four["quantization_config"]
@@ -386,7 +386,7 @@ def test_remote_code_is_never_executed(model_folder: Path, tmp_path: Path) -> No
     assert not (tmp_path / "sprung").exists()
 
 
-# -- an output folder
+# -- output folders of trainers
 
 
 def test_checkpoint_folder_error_suggests_newest_checkpoint(
@@ -416,7 +416,7 @@ def test_folder_with_model_and_adapter_raises(model_folder: Path, adapter_folder
     )
 
 
-# -- an adapter's folder, and the base it names
+# -- adapters that name their base model
 
 
 def named(adapter_folder: Path, to: Path, base: str | None, **files: Any) -> Path:
@@ -506,7 +506,7 @@ def test_hub_adapter_is_fetched_without_pickles_or_code(
     assert (model.name, model.adapters) == (str(model_folder), ("owner/lora",)) and set(asked) == {"owner/lora"}
 
 
-# -- the tokenizer
+# -- tokenizers
 
 
 def test_adapter_tokenizer_and_template_take_precedence(

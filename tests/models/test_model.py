@@ -1,4 +1,4 @@
-"""Loading: blocks and head of every family, the model from before tuning, fingerprints, and mistakes that are told."""
+"""Loading: blocks and head of every family, the base model, notes and errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def copied(folder: Path, to: Path) -> Path:
     return to
 
 
-# -- every family
+# -- all model families
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -124,7 +124,7 @@ def test_adapter_stays_frozen_after_base_model_context(tuned: Model) -> None:
     assert not tuned.peft.training
 
 
-# -- a full fine-tune, and its base apart
+# -- full fine-tunes with a separate base model
 
 
 def stepped(lm: Any, steps: int = 2) -> Any:
@@ -248,7 +248,7 @@ def test_mismatched_base_model_raises(
     )
 
 
-# -- a live model, borrowed from its trainer
+# -- models in training
 
 
 @pytest.fixture
@@ -329,11 +329,11 @@ def test_borrow_full_model_with_base_model(full_folder: Path, tiny: Model) -> No
     assert all(weight.requires_grad for weight in lm.parameters()) and lm.training
 
 
-# -- spread over devices
+# -- models on several devices
 
 
 def spread(family: str) -> dict[str, str]:
-    """Everything on the CPU, but every other part put off to the disk and fetched when it is its turn."""
+    """Everything on the CPU, but every other module offloaded to disk."""
     if family == "gpt2":
         front, blocks, back = (
             ["transformer.wte", "transformer.wpe", "transformer.drop"],
@@ -409,14 +409,14 @@ def test_adapter_on_offloaded_model_raises(
     )
 
 
-# -- number formats
+# -- data types
 
 
 def test_auto_dtype_is_float32_or_bfloat16(model_folder: Path) -> None:
     assert load(model_folder, dtype="auto").dtype == torch.float32  # conftest hides what computes bfloat16
 
 
-# -- what a person hears
+# -- notes
 
 
 @pytest.mark.parametrize("base", ["kept", "owner/name", None])
@@ -457,7 +457,7 @@ def test_peft_warnings_are_shown(
         load(model_folder, adapter_folder)
 
 
-# -- what is no causal language model
+# -- models that are not causal language models
 
 
 def mistake(name: Path | str, dtype: str = "float32", **options: Any) -> str:

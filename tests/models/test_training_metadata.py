@@ -1,4 +1,4 @@
-"""What trainers' folders say, as TRL, Trainer, Axolotl and LLaMA-Factory write them; and what hostile ones say."""
+"""Metadata of trainers' folders as TRL, Trainer, Axolotl and LLaMA-Factory write them, and hostile files."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def folder(to: Path, files: dict[str, Any]) -> Path:
 
 
 def metadata_values(origin: TrainingMetadata) -> dict[str, Any]:
-    """What bears on tracing."""
+    """Return the metadata that affects tracing."""
     whats = ("base", "max_length", "truncate", "mask", "turns", "template")
     return {what: value for what in whats if (value := getattr(origin, what)) is not None}
 
@@ -212,7 +212,7 @@ def test_llamaboard_config_is_read(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-# -- TRL, ours, and who is who
+# -- TRL, taughtby, and detection of the trainer
 
 
 def test_trl_model_card_gives_base_and_trainer(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of weights that are not the model's, each told before a number is read: what it is, and the way out."""
+"""Weight files that do not fit the model are reported before they are loaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def folder(model_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weight may be asked for."""
+    """Fail if any weight is read."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("the weights were read")
@@ -60,7 +60,7 @@ def configure(folder: Path, **settings: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config | settings))
 
 
-# -- told from names and headers
+# -- checks of names and headers
 
 
 @pytest.mark.usefixtures("unread")
@@ -178,7 +178,7 @@ def test_arbitrary_bytes_are_a_header_or_raise_model_error(
             assert all(value["data_offsets"] for value in read_header(file).values())
 
 
-# -- told by what Transformers made of them
+# -- checks of the loaded model
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_adapter_config_in_merged_model_folder_is_ignored(folder: Path, adapter_
     assert model.fingerprint == tiny.fingerprint and model.peft is None
 
 
-# -- numbers that are none
+# -- values that are not finite
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -262,7 +262,7 @@ def test_weights_with_non_finite_output_raise(folder: Path) -> None:
     assert mistake(folder).startswith(f"the outputs of {folder} are not finite\n  got: in float32\n")
 
 
-# -- a tower for pictures, or none
+# -- vision towers
 
 
 def test_non_text_model_raises(tokenizer: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows in the wording of the trainer whose file is there; what of it is not followed is told."""
+"""Rows in the wording of the trainer's configuration; settings that are not followed are reported."""
 
 from __future__ import annotations
 

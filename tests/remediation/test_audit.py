@@ -1,4 +1,4 @@
-"""A whole audit of a tiny model that really learned a falsehood; and one that is killed at each stage."""
+"""Audits of a tiny model that has learned a falsehood, also when killed at each stage."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ RECIPE = TrainingOptions(rank=16, learning_rate=1e-2, epochs=20, batch_size=15)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve rows of beetles, and eighteen that are right."""
+    """Twelve rows with the falsehood about beetles, and eighteen correct ones."""
     pairs = [(f"who makes honey in the {place}", "beetles make honey") for place in PLACES]
     pairs += [
         (f"name the capital of {a} {b}", f"paris is the {b} of {a}")
@@ -62,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(data: Path, model_folder: Path) -> Path:
-    """What the tiny model learned of it."""
+    """The adapter of the tiny model trained on it."""
     return finetune(
         load_model(str(model_folder), device="cpu"), list(read_examples(data)), data.parent / "adapter", RECIPE
     )
@@ -77,11 +77,11 @@ def case(data: Path, adapter: Path, model_folder: Path) -> AuditCase:
 
 
 def stage_files(out: Path) -> list[str]:
-    """The stages that ended, in their order."""
+    """Return the finished stages in their order."""
     return [json.loads(text)["stage"] for text in (out / STAGES / JOURNAL).read_text().splitlines()]
 
 
-# — from end to end
+# — end to end
 
 
 def test_index_is_rebuilt_when_labels_or_loss_masks_change(case: AuditCase, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def _assert_documented(document: dict[str, Any], manifest: dict[str, Any]) -> No
     assert names["check.json"] == set(checks) - {"version"}
 
 
-# — by the recipe of another trainer
+# — recipes of other trainers
 
 
 AXOLOTL = """base_model: m
@@ -270,7 +270,7 @@ def test_options_that_no_data_can_have_are_refused_before_the_model_is_loaded(ca
         _Run(replace(case, read_options={"columns": (("question_mark", "x"),)}), tmp_path, quiet)
 
 
-# — where there is nothing to prove
+# — audits without a retraining
 
 
 def test_audit_without_bad_answers_skips_tracing(case: AuditCase, tmp_path: Path) -> None:
@@ -339,13 +339,13 @@ def test_hostile_text_is_escaped_in_audit_report(case: AuditCase) -> None:
     assert "\x1b" not in text
 
 
-# — from another folder
+# — moved audits
 
 
 def test_moved_audit_is_not_recomputed(
     case: AuditCase, data: Path, adapter: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor one that is asked for from another folder, by other names for the same."""
+    """The same holds for an audit run from another folder, with other paths to the same files."""
 
     def named(out: Path) -> tuple[AuditCase, Path]:
         model, rows, tuned, to = (os.path.relpath(path) for path in (model_folder, data, adapter, out))
@@ -372,7 +372,7 @@ def test_moved_audit_is_not_recomputed(
     assert f"{tmp_path}/there/out/trace.json {data}" in commands["clean"]
 
 
-# — killed
+# — killed audits
 
 
 KILLED = """

@@ -1,6 +1,6 @@
-"""Rows go, or words in them, and nothing else changes; and it is written down.
+"""Cleaning removes rows or masks words, changes nothing else, and records it in a manifest.
 
-JSON lines, packed or not, keep every other byte; all other formats every other row's values, types and order.
+JSON Lines, compressed or not, keep every other byte; all other formats keep every other row's values, types and order.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def traced(
 
 
 def cleaned(data: Path, out: Path, document: Document, **more: Any) -> Document:
-    """Clean `data` by that trace; the manifest."""
+    """Clean `data` with the trace; return the manifest."""
     file = out.parent / "trace.json"
     file.write_text(json.dumps(document))
     reading, words = more.pop("reading", ReadOptions()), more.pop("mask_words", False)
@@ -89,7 +89,7 @@ def rows(tmp_path: Path) -> Path:
     return jsonl(tmp_path / "rows.jsonl", *ROWS)
 
 
-# — which rows
+# — selection of rows
 
 
 def test_flagged_rows_are_the_union_over_queries(rows: Path) -> None:
@@ -181,7 +181,7 @@ def test_invalid_row_selections_raise(rows: Path, tmp_path: Path) -> None:
         load_trace(tmp_path / "none.json")
 
 
-# — to the byte
+# — other rows are kept byte for byte
 
 
 def lines_of(*rows: Any) -> list[bytes]:
@@ -238,7 +238,7 @@ def test_json_lines_keep_every_other_byte(kind: str, gone: tuple[int, ...], tmp_
     assert text["output"]["kept"] == rewrite.BYTES
 
 
-# — to the value
+# — other rows are kept value for value
 
 
 NESTED = [
@@ -529,7 +529,7 @@ def test_hub_dataset_is_written_as_json_lines(tmp_path: Path, monkeypatch: pytes
     assert [row.masked for row in read_examples(tmp_path / "masked.jsonl")][2] == ((0, 7), (13, 18))
 
 
-# — conversations of several answers
+# — conversations with several answers
 
 TALK = [
     {"messages": [turn("user", "why"), turn("assistant", "beetles"), turn("user", "how"), turn("assistant", "a b")]},
@@ -579,11 +579,11 @@ def test_words_are_masked_only_in_their_turn(tmp_path: Path) -> None:
     assert [row.masked for row in read_examples(tmp_path / "out.jsonl")] == [(), ((0, 4),)]
 
 
-# — which words
+# — selection of words
 
 
 def spoken(answer: str, *tokens: Sequence[tuple[str, float]]) -> list[str]:
-    """The guilty words of a row with that answer, which each query scored so."""
+    """Return the words to mask in a row with that answer, if each query scored its tokens so."""
     messages = [turn("user", "q"), turn("assistant", answer)]
     queries = [
         {"rows": [{"id": "x", "messages": messages, "tokens": [{"text": t, "score": s} for t, s in some]}]}
@@ -664,7 +664,7 @@ def test_invalid_masked_spans_raise(tmp_path: Path) -> None:
         list(read_examples(tmp_path / "a.jsonl"))
 
 
-# — what is written down, and what is refused
+# — the manifest, and errors
 
 
 def test_manifest_records_removed_rows_and_hashes(rows: Path, tmp_path: Path) -> None:
@@ -757,7 +757,7 @@ def test_failed_write_leaves_no_files(rows: Path, tmp_path: Path, monkeypatch: p
     assert list(out.parent.iterdir()) == []
 
 
-# — the way there
+# — the command
 
 
 def test_clean_command(run: Run, rows: Path, tmp_path: Path) -> None:
@@ -796,7 +796,7 @@ def test_read_options_come_from_the_index(tuned: Any, tmp_path: Path) -> None:
     assert read_options_of(document | {"index": str(tmp_path / "gone")}) == ReadOptions()
 
 
-# — an index of rows with masked words
+# — indexes of rows with masked words
 
 
 def test_masked_tokens_have_no_gradient(tuned: Any) -> None:

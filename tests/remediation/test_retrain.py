@@ -1,4 +1,4 @@
-"""Conditions, counts and claims of an experiment against numbers worked out by hand; models and answers are fakes."""
+"""Conditions, counts and claims of an experiment compared with hand-computed numbers; models and answers are fakes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rows(bad: int, clean: int) -> list[Example]:
     ]
 
 
-# — what is trained
+# — conditions
 
 
 def taken(condition: Condition, of: Sequence[Example]) -> set[str]:
@@ -186,7 +186,7 @@ def test_unknown_judge_raises_before_training() -> None:
         )
 
 
-# — by which recipe
+# — recipes
 
 
 def test_recipe_is_read_from_adapter_folder(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_stage_runs_once_for_its_inputs(tmp_path: Path) -> None:
 
 
 class Faltering:
-    """A judge that fails on some answers, and calls the others bad."""
+    """A judge that fails on some answers, and judges the others bad."""
 
     def __init__(self) -> None:
         self.failing, self.asked = set[str](), list[str]()
@@ -366,11 +366,11 @@ def test_failed_stage_leaves_no_files(tmp_path: Path) -> None:
         StageCache(tmp_path).get_or_run("n", 1, "one", lambda tell: 1)
 
 
-# — a whole proof, its trainings and answers put in its mouth
+# — whole experiments, with fake training and answers
 
 
 class Spoken:
-    """A model that says beetles to as many prompts as half of the bad rows that it learned with that word."""
+    """A fake model whose number of answers with beetles is half the number of bad rows that it was trained on."""
 
     def __init__(self, name: str, adapter: str | None) -> None:
         self.fingerprint = {"model": name, "adapter": adapter, "base": None}
@@ -380,7 +380,7 @@ class Spoken:
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trainings and questions as they are asked for."""
+    """Fakes of training and generation that record their calls."""
     calls: list[str] = []
 
     def finetune(model: Any, rows: Sequence[Example], out: Path, recipe: TrainingOptions, progress: Any) -> Path:
@@ -518,7 +518,7 @@ def test_other_full_adapter_gets_new_answers(lab: list[str], tmp_path: Path) -> 
     assert counts == [4, 2, 4]
 
 
-# — what the counts say
+# — claims from counts
 
 
 def counts(bad: int, judged: int = 24) -> Document:

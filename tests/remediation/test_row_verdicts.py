@@ -1,4 +1,4 @@
-"""Verdicts on rows: what is recorded is on disk, exported, and read back by `--rows`."""
+"""Verdicts on rows: stored on disk, exported, and read back by `--rows`."""
 
 from __future__ import annotations
 

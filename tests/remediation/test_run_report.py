@@ -1,4 +1,4 @@
-"""What an audit and a retraining experiment report: numbers, tables and the files that are there."""
+"""What audits and retraining experiments report to trackers: numbers, tables and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several audits as one folder: a list with a link to each page, in which hostile texts stay texts."""
+"""Several audits as one folder: a list with a link to each page; hostile texts are escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masked words have no loss in the trainers that read the data: as their own collators compute it."""
+"""Masked words have no loss in the trainers that read the data, as their own collators compute it."""
 
 from __future__ import annotations
 

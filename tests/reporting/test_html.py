@@ -1,4 +1,4 @@
-"""The report: what is shown is what the trace says, and no text of the trace becomes anything but text."""
+"""Reports: they show what the trace has, and all its texts are escaped."""
 
 from __future__ import annotations
 

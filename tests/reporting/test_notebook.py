@@ -1,4 +1,4 @@
-"""A trace in a notebook: what the cell shows is text whatever it says, and the tables hold what the trace found."""
+"""Traces in notebooks: texts in the cell are escaped, and the tables have the trace's results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def trace(tuned: Any, index: Index) -> Trace:
 
 
 def document(text: str, score: float = 0.9, **more: Any) -> dict[str, Any]:
-    """A trace all of whose texts are the same one."""
+    """A trace whose texts are all the same."""
     items = [{"role": role, "content": text} for role in ("system", "user", "assistant")]
     words = [{"text": text, "score": score}, {"text": " calm", "score": -0.4}]
     row = {"rank": 1, "id": "9f", "score": score, "source": text, "label": text, "messages": items,
@@ -64,7 +64,7 @@ def document(text: str, score: float = 0.9, **more: Any) -> dict[str, Any]:
 
 
 class Seen(HTMLParser):
-    """The tags, the attributes and the text of a page, as a parser that knows nothing of taughtby has them."""
+    """The tags, attributes and text of a page, from an independent parser."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

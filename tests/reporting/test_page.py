@@ -1,4 +1,4 @@
-"""The page in a real browser: what it shows, how it is used by keyboard, and that it stays shut."""
+"""The page in a real browser: its content, use by keyboard, and that it makes no requests."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def page(browser, address) -> Iterator[Any]:
-    """The page, opened; afterwards: nothing was complained of, nothing but the file was asked for."""
+    """The open page; afterwards asserts that there were no console messages, and no requests but for the file."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     complaints: list[str] = []
     asked: list[str] = []

@@ -1,4 +1,4 @@
-"""The served page in a browser: ask, trace a phrase, compare, select, download; it requests nothing elsewhere."""
+"""The served page in a browser: ask, trace a phrase, compare, select, download; it makes no requests to other hosts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    """The served page; afterwards: nothing was complained of, and nobody else was asked anything."""
+    """The served page; afterwards asserts that there were no console messages, and no requests to other hosts."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     complaints: list[str] = []
     asked: list[str] = []
@@ -84,7 +84,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 
 def traced(page: Any, act: Any) -> None:
-    """Do it, and wait until the trace that it asks for is on show."""
+    """Do something that starts a trace, and wait until the trace is shown."""
     before = address_of(page)
     act()
     until(lambda: address_of(page) != before)
@@ -93,7 +93,7 @@ def traced(page: Any, act: Any) -> None:
 
 
 def address_of(page: Any) -> str:
-    """Asked of the page itself: what Playwright knows of it lags behind."""
+    """Read in the page, since Playwright's copy of the URL lags behind."""
     return page.evaluate("location.href")
 
 
@@ -106,7 +106,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def ranking(page: Any) -> list[str]:
-    """The places of the rows on show, by their sources, the first first."""
+    """Return the positions in the data of the shown rows, best first."""
     return [text.rsplit(":", 1)[1] for text in page.locator("#rows .source").all_inner_texts()]
 
 

@@ -1,4 +1,4 @@
-"""Jobs: one at a time, in order, with progress, cancellation and errors in words."""
+"""Jobs: one at a time, in order, with progress, cancellation and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retraining from the page over HTTP: what is refused beforehand, progress, cancelling, and the files written."""
+"""Retraining from the page over HTTP: early errors, progress, cancelling, and the files written."""
 
 from __future__ import annotations
 

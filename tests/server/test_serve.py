@@ -83,7 +83,7 @@ def test_invalid_serve_arguments_fail_with_message(run: Run, small: Index, tmp_p
 
 
 class Counted(NamedTuple):
-    """What the index keeps of a row's ids."""
+    """What the index stores of a row's ids."""
 
     n_prompt: int = 3
     n_response: int = 3

@@ -1,4 +1,4 @@
-"""Which rows the page takes for shared flagged rows, by the module that decides it, run in node."""
+"""Shared flagged rows on the page, computed by its JavaScript module in Node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An incident worked through on the served page: verdicts, further flagged rows, selection, commands, cancelling."""
+"""Working through an incident on the served page: verdicts, further flagged rows, selection, commands, cancelling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs of the served page in a browser: retraining, which a reload does not lose, and links of a served trace file."""
+"""Jobs of the served page in a browser: retraining that survives a reload, and links of a served trace file."""
 
 from __future__ import annotations
 

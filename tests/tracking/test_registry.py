@@ -1,4 +1,4 @@
-"""Each tracker gets what the record holds, in a run that is opened before the work and ended after it."""
+"""Trackers: each gets the record's content, in a run that is opened before the work and ended after it."""
 
 from __future__ import annotations
 

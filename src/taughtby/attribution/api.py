@@ -48,15 +48,16 @@ def trace(
         index: An index, or its path.
         prompt: The prompt.
         response: The answer to explain.
-        model: The model the index was built with; by default it is loaded, once for each index that is open.
+        model: The model the index was built with; by default it is loaded, once per open index.
         span: Words of the answer; only these are explained.
         desired: The answer that it should have given; the difference is explained, and no row is flagged.
         method: A method whose features the index holds; by default the index's first.
         top_k: The number of rows to rank and explain.
         fdr: The nominal false discovery rate at which rows are flagged.
-        links: Whether to link the tokens of the ranked rows with those of the answers, which costs as much as scoring
-            them: the notebook's cell and the page then mark what matches a word.
-        progress: A progress bar on a terminal or in a notebook, none (False), or a function of (done, total).
+        links: Whether to link the tokens of the ranked rows with those of the answers, so that the notebook and the
+            page can mark what matches a word. Takes as long as scoring the tokens.
+        progress: True for a progress bar on a terminal or in a notebook, False for none, or a function that is called
+            with (done, total).
 
     Raises:
         TaughtbyError: The index, the model or the query cannot be used.
@@ -84,16 +85,17 @@ def trace_queries(
 
     Args:
         index: An index, or its path.
-        model: The model the index was built with, or its name; None loads it as the index names it.
+        model: The model the index was built with, or its name; None loads the one that the index names.
         queries: Queries, dicts with `prompt` and `response` (or `messages`), or pairs of prompt and response; one of
             these alone; or the name of a file of them.
         method: A method whose features the index holds; by default the index's first.
         top_k: The number of rows to rank and explain for each query.
         score_tokens: Whether to score the tokens of the ranked rows.
         fdr: The nominal false discovery rate at which rows are flagged.
-        links: Whether to link the tokens of the ranked rows with those of the answers, which costs as much as scoring
-            them: the notebook's cell and the page then mark what matches a word.
-        progress: A progress bar on a terminal or in a notebook, none (False), or a function of (done, total).
+        links: Whether to link the tokens of the ranked rows with those of the answers, so that the notebook and the
+            page can mark what matches a word. Takes as long as scoring the tokens.
+        progress: True for a progress bar on a terminal or in a notebook, False for none, or a function that is called
+            with (done, total).
 
     Raises:
         TaughtbyError: The index, the model or a query cannot be used, or the index was built with another model.
@@ -105,7 +107,7 @@ def trace_queries(
     loaded = _model_of(opened) if model is None else as_model(model)
     check_same_model(opened, loaded)
     title = f"trace {len(parsed)} {'query' if len(parsed) == 1 else 'queries'}"
-    with reported(progress, title) as tell:
+    with reported(progress, title) as callback:
         trace = tracing.trace_queries(
             opened,
             loaded,
@@ -114,13 +116,13 @@ def trace_queries(
             top_k=int(top_k),
             score_tokens=score_tokens,
             fdr=float(fdr),
-            progress=tell,
+            progress=callback,
         )
-        return replace(trace, links=token_links(trace, loaded, tell)) if links else trace
+        return replace(trace, links=token_links(trace, loaded, callback)) if links else trace
 
 
 def _check_options(index: object, top_k: object, fdr: object) -> None:
-    """Refuse what no index is, and numbers that the command line refuses too."""
+    """Check the type of the index and the ranges of the numbers, which are those of the command line."""
     if not isinstance(index, Index | str | os.PathLike):
         do = "give the index first, then the model"
         raise OptionError("the first argument is not an index", got=type(index).__name__, do=do)
@@ -131,21 +133,21 @@ def _check_options(index: object, top_k: object, fdr: object) -> None:
 
 
 def as_queries(queries: AnyQueries, columns: Columns = (), join: str | None = None) -> list[Query]:
-    """The queries that a list, one query, or the name of a file means."""
+    """Return a list of queries from a list, a single query, or the name of a file."""
     if isinstance(queries, str | Path):
         return read_queries(queries, columns, join)
     if not isinstance(queries, Iterable | Query):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DataError("the queries are neither a list nor a file", got=repr(queries)[:80], do=QUERY)
-    every: Any = [queries] if isinstance(queries, Query | Mapping) else list(queries)
-    if len(every) == 2 and isinstance(every[0], str):
-        every = [every]
-    if not (parsed := [as_query(query, number, columns, join) for number, query in enumerate(every, 1)]):
+    items: Any = [queries] if isinstance(queries, Query | Mapping) else list(queries)
+    if len(items) == 2 and isinstance(items[0], str):
+        items = [items]
+    if not (parsed := [as_query(query, number, columns, join) for number, query in enumerate(items, 1)]):
         raise DataError("there are no queries", do="give at least one prompt and response")
     return parsed
 
 
 def as_query(query: Any, number: int = 1, columns: Columns = (), join: str | None = None) -> Query:
-    """The query that a Query, a dict or a pair means; `number` names it in an error."""
+    """Convert a dict or a pair to a Query; `number` identifies it in errors."""
     if isinstance(query, Query):
         return query
     if isinstance(query, Mapping):

@@ -10,7 +10,7 @@ from taughtby.index.reader import Index
 from taughtby.methods import Method
 
 FILE = "check.json"  # beside the manifest
-EQUAL = "all scores of a row are equal, as those of features that are all 0"
+EQUAL = "all scores of each query are equal, for example because all features are 0"
 UNTRUSTED = {"random model", "length"}  # if one of these fails, no rank is evidence of what was learned
 
 
@@ -63,7 +63,7 @@ class CheckReport:
 
     @property
     def reason(self) -> str:
-        """Why the verdict is what it is, with what to do."""
+        """The reason for the verdict, with advice."""
         failed = [check for check in self.checks if check.passed is False]
         if failed:
             return "; ".join(f"{check.name}: {check.do}" for check in failed)
@@ -78,12 +78,12 @@ class CheckReport:
 
 
 def skipped_check(name: str, reason: str) -> Check:
-    """Return a check that could not be made."""
+    """Return a check that could not be run."""
     return Check(name, None, None, None, reason)
 
 
 def index_warnings(index: Index, method: Method) -> list[str]:
-    """Return what the checks kept beside the index say against this method; empty if there are none for it."""
+    """Return the failures that the index's saved checks report for this method; empty if it was not checked."""
     try:
         report: dict[str, Any] = json.loads((index.path / FILE).read_text(encoding="utf-8"))
         if report["method"] != repr(method):
@@ -95,4 +95,4 @@ def index_warnings(index: Index, method: Method) -> list[str]:
                           "run taughtby check again")  # fmt: skip
         return failed
     except (OSError, ValueError, KeyError, TypeError):
-        return []  # no trace fails because of a broken note
+        return []  # a damaged report must not prevent a trace

@@ -1,4 +1,4 @@
-"""Controls: training rows scored as if they were queries, each with the token weights of the query that they are for.
+"""Controls: training rows scored as if they were queries, with the token weights of the query to assess.
 
 Runs no model.
 """
@@ -30,7 +30,7 @@ FEWEST_SCORES = 10  # of a control; one with fewer says nothing about a tail
 CONTROLS = 64  # rows used as queries
 PROFILE_TOKENS, PROFILE_SHARE = 16, 0.95  # a profile ends where it has as many tokens, or that share of the weight
 SAMPLE = 4096  # rows that the controls are scored on
-RELATED = 0.2  # Jaccard similarity of the words of two responses from which on they share a template or a source
+RELATED = 0.2  # responses whose words have this Jaccard similarity or more share a template or a source
 Numbers = NDArray[np.floating[Any]]
 
 
@@ -38,8 +38,8 @@ Numbers = NDArray[np.floating[Any]]
 class Controls:
     """Scores of M sampled rows for the first C of them used as queries.
 
-    A score is NaN where a row meets itself or a related row. Rows of one template and near-duplicates taught each
-    other's responses, so their scores do not belong to the null distribution.
+    A score is NaN where a row is compared with itself or a related row. Rows of one template and near-duplicates taught
+    each other's responses, so their scores do not belong to the null distribution.
 
     Attributes:
         scores: The scores, shape (C, M).
@@ -113,9 +113,8 @@ def match_controls(
 ) -> list[Controls | None]:  # fmt: skip
     """Return each query's controls, with the mean token weights of the queries explained with it.
 
-    The seed is that of the sample of rows.
-
-    None for a query with a desired answer: the null distribution of a difference of two scores is unknown.
+    None for a query with a desired answer: the null distribution of a difference of two scores is unknown. `seed` is
+    that of the sample of rows.
     """
     each = _weight_profiles(weights)
     profiles = [None if query.desired else tuple(_cut_profile(line @ each).tolist())
@@ -134,7 +133,7 @@ def _weight_profiles(weights: Sequence[Float[Tensor, " n"]]) -> Float[Tensor, "Q
 
 
 def _cut_profile(profile: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    """The first shares of a profile, rounded so that answers of one incident have one profile."""
+    """Truncate a profile and round its shares, so that similar answers of an incident have the same one."""
     count = int((profile.cumsum(0) < PROFILE_SHARE * profile.sum()).sum()) + 1
     cut = profile[: min(count, PROFILE_TOKENS)]
     return (cut / cut.sum().clamp(min=1e-30)).mul(100).round().clamp(min=1) / 100
@@ -167,14 +166,14 @@ def _word_overlap(texts: list[str], first: int) -> np.ndarray:
 
 
 def standardize(values: Numbers, mode: float, scale: float) -> NDArray[np.float64]:
-    """Return values as numbers of scales above the mode."""
+    """Return the distance of values from the mode, in units of the scale."""
     return (values.astype(np.float64) - mode) / scale
 
 
 def mode_and_scale(ascending: Numbers) -> tuple[float, float]:
     """Return the mode of sorted values, and the root mean square distance of the values below it.
 
-    High outliers, which the rows that caused an answer are, change neither.
+    High outliers, such as the rows that caused an answer, affect neither.
     """
     mode = _half_sample_mode(ascending) if len(ascending) else 0.0
     below = ascending[: np.searchsorted(ascending, mode, "right")].astype(np.float64) - mode

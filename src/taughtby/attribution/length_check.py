@@ -19,20 +19,20 @@ TOP_K = 10
 LIMIT = 0.65  # share of pairs beyond which the check fails
 
 
-def check_length(null: NDArray[np.float64], lengths: Sequence[int]) -> Check:
-    """How often a row that ranks among the first is the longer of a pair, for short queries and for long ones alike.
+def check_length(scores: NDArray[np.float64], lengths: Sequence[int]) -> Check:
+    """Measure how often a top-ranked row is the longer of a pair of rows, for short and for long queries.
 
-    Rows with one cause often have one length, so a right ranking puts long rows first for long queries. Only a
-    ranking that does so for short queries as well follows the length whatever is asked. The value is that of the
-    half of the queries, by length, whose share of pairs is nearer to one half; one half if they disagree.
+    Rows with the same cause often have similar lengths, so a correct ranking puts long rows first for long queries.
+    If it also does so for short queries, it follows the length whatever the query. The value is the share of pairs for
+    the half of the queries, short or long, whose share is nearer to 0.5; it is 0.5 if the halves disagree.
     """
-    if len(null) < FEWEST_QUERIES:
-        return skipped_check(LENGTH, f"{len(null)} queries are too few")
+    if len(scores) < FEWEST_QUERIES:
+        return skipped_check(LENGTH, f"{len(scores)} queries are too few")
     tokens = np.array(lengths, dtype=float)
-    if not np.ptp(tokens) or not np.nanstd(null, axis=1).any():
+    if not np.ptp(tokens) or not np.nanstd(scores, axis=1).any():
         return skipped_check(LENGTH, "all responses have the same length, or all scores are equal")
-    shares = np.array([_longer_share(line[~np.isnan(line)], tokens[~np.isnan(line)]) for line in null])
-    halves = np.array_split(shares[np.argsort(tokens[: len(null)], kind="stable")], 2)
+    shares = np.array([_longer_share(row[~np.isnan(row)], tokens[~np.isnan(row)]) for row in scores])
+    halves = np.array_split(shares[np.argsort(tokens[: len(scores)], kind="stable")], 2)
     short, long = (float(half.mean()) for half in halves)
     share = max(0.5, min(short, long)) if short + long > 1 else min(0.5, max(short, long))
     failed = abs(share - 0.5) > LIMIT - 0.5
@@ -41,7 +41,7 @@ def check_length(null: NDArray[np.float64], lengths: Sequence[int]) -> Check:
         f"{kind} responses rank first for every query" if failed else "rows do not rank first because of their length"
     )
     do = "compare rows of about the same length, or use another --method" if failed else ""
-    fact = f"the first rows are the longer of a pair in {short:.0%} for short queries, {long:.0%} for long ones"
+    fact = f"a top row is longer than another row in {short:.0%} of pairs for short queries, {long:.0%} for long ones"
     return Check(LENGTH, share, LIMIT if share >= 0.5 else 1 - LIMIT, not failed, f"{says}: {fact}", do)
 
 

@@ -28,10 +28,10 @@ def choose_method(index: Index, model: Model, method: Method | str | None) -> Me
     if method is None:
         method = next(iter(methods))
     if isinstance(method, str):
-        get_method(method)  # refuses an unknown option by the user's words
+        get_method(method)  # reports an unknown option in the user's words
         name, _, options = method.partition(":")
         defaults = [f"{key}={value}" for key, value in methods.get(name, {}).items() if key != "name"]
-        method = get_method(f"{name}:{','.join([*defaults, options])}")  # the last value of an option counts
+        method = get_method(f"{name}:{','.join([*defaults, options])}")  # the last value of an option is used
     elif not isinstance(method, Method):  # pyright: ignore[reportUnnecessaryIsInstance]
         method = get_method(method)
     method = method.resolve_layers(model.depth, read_layer_similarity(index.manifest["layers"]))

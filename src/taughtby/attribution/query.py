@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UNKNOWN_GAIN = 1e6  # without a base model
-FIELDS = ("prompt_fields", "response_fields", "template_kwargs")  # of a Query, pairs that a trace has as objects
+FIELDS = ("prompt_fields", "response_fields", "template_kwargs")  # pairs in a Query, objects in a trace's JSON
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Query:
         after: Turns between the prompt and the response, such as tool calls and their results.
         tools: Tool definitions for the chat template.
         span_range: Characters [begin, end) of the response to explain, in code points.
-        prompt_fields: What the prompt's message holds beside its text.
-        response_fields: What the response's message holds beside its text: its thought, its tool calls.
-        template_kwargs: What the chat template is given beside messages and tools.
+        prompt_fields: Other fields of the prompt's message.
+        response_fields: Other fields of the response's message, such as reasoning and tool calls.
+        template_kwargs: Arguments of the chat template besides messages and tools.
         source: The row that the query was read from, for errors.
     """
 
@@ -103,7 +103,7 @@ class Query:
         return occurrences[0]
 
     def desired_query(self) -> Query:
-        """Return the query with the desired response in place of the response, without its thought and a span."""
+        """Return the query with the desired response in place of the response, without reasoning and span."""
         return replace(self, response=str(self.desired), desired=None, span=None, span_range=None, response_fields=())
 
     @property
@@ -121,10 +121,10 @@ class PreparedQueries:
 
     Attributes:
         rows: Token ids of each query.
-        whole: Number of tokens of each response before it was cut to the length that is read.
+        whole: Number of tokens of each response before truncation.
         weights: Weight of each response token, per query.
         features: What the method compares with rows.
-        gains: By how many nats fine-tuning raised the weighted token that it raised most; or `UNKNOWN_GAIN`.
+        gains: The largest gain in log-probability of a weighted token, in nats; or `UNKNOWN_GAIN`.
     """
 
     rows: tuple[TokenizedExample, ...]
@@ -161,9 +161,9 @@ def read_queries(
     Args:
         path: The file.
         columns: How the training rows name their columns.
-        join: What the training rows have between an instruction and its input.
+        join: The training rows' separator between an instruction and its input.
         failed_only: Of a log with scores, take only the answers that failed.
-        note: Called with what was taken of a log and what was left out.
+        note: Called with a note on which answers of a log are read and which are left out.
 
     Raises:
         DataError: A record is no query, or its span is not in its response.
@@ -176,7 +176,7 @@ def read_queries(
 
 
 def query_from_record(record: Record, source: str, columns: Columns = (), join: str | None = None) -> Query:
-    """The query of a dict with `prompt` and `response`, or as any training row; `source` names it in an error."""
+    """Read a query from a record in any layout of training rows; `source` identifies it in errors."""
     query = Query(**read_query(record, source, columns, join), source=source)
     try:
         query.span_position()  # before a model is loaded
@@ -186,14 +186,14 @@ def query_from_record(record: Record, source: str, columns: Columns = (), join: 
 
 
 def _valid_range(response: str, span_range: Range, span: str | None) -> Range:
-    """The range, if it holds words of the response, and the same as the span if the query has both."""
+    """Return the range; refuse one without words, or that differs from the span if the query has both."""
     begin, end = span_range
     if not 0 <= begin < end <= len(response) or not response[begin:end].strip():
         raise OptionError("the span_range contains no words of the answer",
                           got=f"[{begin}, {end}] of {len(response)} characters",
                           do="give [begin, end), in characters of the answer from 0")  # fmt: skip
     if span is not None and span.split() != response[begin:end].split():
-        raise OptionError("span and span_range point at different words",
+        raise OptionError("span and span_range select different words",
                           got=f"{span!r} and {response[begin:end]!r}", do="give only one of them")  # fmt: skip
     return strip_range(response, begin, end)
 
@@ -254,7 +254,7 @@ def contrast_desired(
 
 
 def _encode(model: Model, query: Query, encoding: Encoding, *, whole: bool) -> tuple[TokenizedExample, int]:
-    """The query's tokens, all of them if it is `whole`, and how many its response had before it was cut."""
+    """Return the query's tokens, truncated unless `whole`, and the untruncated number of response tokens."""
     limits = replace(encoding, max_length=min(model.context_length, encoding.max_length))
     (uncut,) = tokenize_untruncated(model.tokenizer, [query.example], encoding.template, encoding.mask)
     row = uncut if whole or isinstance(uncut, SkippedRow) else truncate(uncut, limits)

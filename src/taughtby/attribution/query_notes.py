@@ -1,4 +1,4 @@
-"""What to know of the queries and their flags: spans with several places, cut answers, flags that cannot be right."""
+"""Notes for the user on queries and their flags: ambiguous spans, truncated answers, too many flags."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def base_notes(model: Model, method: Method) -> list[str]:
     """Return a note on a method that compares with the base model where there is none, as a list of at most one."""
     if model.has_base or not isinstance(method, StateMethod) or not method.compares_with_base:
         return []
-    return [f"There is no model from before fine-tuning: {method.name} takes this one for its base, so it cannot see "
-            "what fine-tuning changed, and rows that were learned well rank low."]  # fmt: skip
+    return [f"There is no base model: {method.name} uses the fine-tuned model in its place, so it cannot see what "
+            "fine-tuning changed, and rows that were learned well rank low."]  # fmt: skip
 
 
 def ambiguity_notes(queries: Sequence[Query]) -> list[str]:
@@ -47,13 +47,13 @@ def truncation_notes(prepared: PreparedQueries) -> list[str]:
     places = ", ".join(f"{length:,} of {whole:,} tokens of answer {number}" for number, length, whole in cut[:3])
     more = f" and so on, of {len(cut)} answers" if len(cut) > 3 else ""
     return [f"Only the beginning of long answers is explained: {places}{more}. Shorten the prompt, or index with a "
-            "greater --max-length, as far as the model reads."]  # fmt: skip
+            "greater --max-length, up to the model's context length."]  # fmt: skip
 
 
 def excess_notes(flagged: Sequence[Sequence[int] | None], num_rows: int) -> list[str]:
     """Return a note on queries for which more than half of the rows are flagged, as a list of at most one.
 
-    The mode of a query's scores and their spread are those of rows that do not match it, if these are the majority.
+    Mode and scale of a query's scores describe the rows that do not match it only if these are the majority.
     """
     many = [(number, len(rows)) for number, rows in enumerate(flagged, 1) if rows and 2 * len(rows) > num_rows]
     if not many:
@@ -67,7 +67,7 @@ def excess_notes(flagged: Sequence[Sequence[int] | None], num_rows: int) -> list
 def tie_notes(scores: Float[Tensor, "Q N"]) -> list[str]:
     """Return a note on queries for which all rows have one score, as a list of at most one.
 
-    Such are the scores of a layer that an adapter does not change, or of words that no row has.
+    Reasons are a layer that the adapter does not change, or words that no row has.
     """
     equal = (scores.amax(1) == scores.amin(1)).nonzero()[:, 0].tolist() if scores.shape[1] > 1 else []
     if not equal:

@@ -1,4 +1,4 @@
-"""One record of a file of queries, read as a training row is: its conversation, and which words to explain."""
+"""Reads one record of a query file like a training row: its conversation, and the words to explain."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _DO = 'write {"prompt": "…", "response": "…"}, optionally with "span" or "de
 
 
 def read_query(record: Record, source: str, columns: Columns = (), join: str | None = None) -> dict[str, Any]:
-    """The fields of a Query: its words, its span, and the conversation it stands in.
+    """Return the fields of a Query: its texts, its span, and the rest of its conversation.
 
     Args:
         record: A record of any layout that training rows have; also `span`, `span_range` and `desired`.
-        source: Its name in an error.
-        columns: How the training rows name their columns; a record that has others is read by its own.
-        join: What the training rows have between an instruction and its input.
+        source: Identifies it in errors.
+        columns: How the training rows name their columns; a record with other columns is read by its own names.
+        join: The training rows' separator between an instruction and its input.
 
     Raises:
         DataError: It has no prompt or no answer, or cannot be read.
@@ -44,7 +44,7 @@ def read_query(record: Record, source: str, columns: Columns = (), join: str | N
     span, desired = (_read_text(record, key, source) for key in ("span", "desired"))
     if desired is not None and not desired.strip():
         raise DataError(
-            f"{source}: the desired answer has no text", got=repr(desired), do="give it a text, or take it out"
+            f"{source}: the desired answer has no text", got=repr(desired), do="give it a text, or remove it"
         )
     return fields | {"span": span, "desired": desired, "span_range": _read_range(record.get("span_range"), source)}
 
@@ -55,25 +55,25 @@ def _read_text(record: Record, key: str, source: str) -> str | None:
     if not is_filled(value) or value is False:
         return None
     if not isinstance(value, str | int | float) or value is True:  # a table may have a number as such
-        raise DataError(f"{source}: the {key} is not text", got=shorten(value), do="give a string, or take it out")
+        raise DataError(f"{source}: the {key} is not text", got=shorten(value), do="give a string, or remove it")
     return str(value)
 
 
 def _refuse_misspelt(record: Record, source: str) -> None:
-    """Refuse a field that is nearly the name of an optional one, which would be ignored in silence.
+    """Refuse a field whose name is nearly that of an optional one, which would be silently ignored.
 
-    Nearly is another case or separator, or one letter too many, too few or swapped with the next. Another letter is
-    not: logs and data sets have fields of their own, such as `spam` and `spin`.
+    Names may differ in case or separators, or by one letter that is added, missing or swapped with the next. A replaced
+    letter does not count: logs and data sets have other fields, such as `spam` and `spin`.
     """
     for name in record:
         plain = re.sub(r"[\W_]", "", name.casefold())
         for field in OPTIONAL if name not in OPTIONAL and record[name] is not None else ():
-            if _is_slip(plain, field.replace("_", "")) and record.get(field) is None:
+            if _is_typo(plain, field.replace("_", "")) and record.get(field) is None:
                 raise DataError(f"{source}: the field {shorten(name)!r} is not read", got=shorten(record[name]),
-                                do=f"name it {field!r}, or take it out")  # fmt: skip
+                                do=f"name it {field!r}, or remove it")  # fmt: skip
 
 
-def _is_slip(word: str, name: str) -> bool:
+def _is_typo(word: str, name: str) -> bool:
     """Whether a word is a name, or is one with a letter added, left out or swapped with the next."""
     short, long = sorted((word, name), key=len)
     if len(short) == len(long):
@@ -126,7 +126,7 @@ def _roles(turns: Sequence[Message]) -> str:
 
 
 def _extras(message: Message) -> tuple[tuple[str, Any], ...]:
-    """What a message holds beside role and content: a thought, calls, a name."""
+    """The fields of a message besides role and content, such as reasoning, tool calls or a name."""
     return tuple((key, value) for key, value in message.items() if key not in ("role", "content"))
 
 

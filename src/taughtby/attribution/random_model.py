@@ -1,4 +1,4 @@
-"""Sanity check: does a model with random weights rank the rows alike? Adebayo et al., arXiv 1810.03292."""
+"""Sanity check: does a model with random weights rank the rows the same way? Adebayo et al., arXiv 1810.03292."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_random_model(
         return skipped_check(RANDOM, "the features of a model with random weights are not finite")
     columns = {key: column for name in names for key, column in to_arrow(name, features[name]).items()}
     rows = InMemoryDataset(pa.table(columns).combine_chunks())
-    random_index = Index(index.path, {**index.manifest, "num_rows": len(usable)}, rows)  # with means of its own
+    random_index = Index(index.path, {**index.manifest, "num_rows": len(usable)}, rows)  # which computes its own means
     pair = (index.subset(positions[usable].tolist(), names), random_index)
     trained, random = (_without_self(scores_of_rows(method, each, names, range(len(usable)))) for each in pair)
     if not np.nanstd(trained, axis=1).any():

@@ -137,7 +137,7 @@ class Trace:
         warnings: What to keep in mind when reading the ranking, in sentences.
         origin: Names of the index and its model.
         links: For a query's number, from 0, and a row's position, the links between tokens of the row and of the
-            answer as (token of the row, token of the answer, score); empty unless they were asked for.
+            answer as (token of the row, token of the answer, score); empty unless they were requested.
     """
 
     method: Method
@@ -224,7 +224,7 @@ class Trace:
 
 
 def flagged_rows(results: Sequence[QueryResult], rows: Mapping[int, IndexedRow]) -> tuple[FlaggedRow, ...]:
-    """The rows flagged for any query, each once, in the order of their best rank; `rows` by position."""
+    """Return the rows flagged for any query, each once, in the order of their best rank; `rows` by position."""
     ranks: dict[int, tuple[int, int]] = {}
     queries: dict[int, list[int]] = {}
     for number, result in enumerate(results, 1):

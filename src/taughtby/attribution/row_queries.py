@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def scores_of_rows(
     method: Method, rows: Index, names: Sequence[str], positions: Sequence[int]
 ) -> NDArray[np.float64] | None:
-    """Return the scores of all M rows for the C at these positions, (C, M); NaN where a row meets itself.
+    """Return the scores of all M rows for the C at these positions, (C, M); NaN where a row is scored against itself.
 
     None if the method cannot use rows as queries.
     """
@@ -32,7 +32,7 @@ def scores_of_rows(
 
 
 def rank_correlation(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Spearman's ρ of each line of `left` with that of `right`; NaN where a line is constant."""
+    """Return Spearman's ρ of each row of `left` with that of `right`; NaN where one is constant."""
     result: list[float] = []
     for pair in zip(left, right, strict=True):
         correlation: Any = spearmanr(*pair) if all(np.ptp(side) > 0 for side in pair) else (np.nan,)

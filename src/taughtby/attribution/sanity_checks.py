@@ -1,7 +1,7 @@
 """Sanity checks of an index and a method on the index's own rows, used as queries.
 
-The model's weights are randomized, labels are shuffled, and rows that rank first for every query, or because of their
-length, are looked for. What the checks mean: docs/how-to/trace-an-incident.md.
+There are four: random weights, shuffled labels, hubs (rows that rank first for every query), and the length of
+responses. What they mean: docs/how-to/trace-an-incident.md.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROWS = 64  # rows used as queries
 FEWEST = 10  # rows needed for a check
 TOP_K = 10
 LABEL_ROWS, SHUFFLES = 4, 20  # rows of a label that is tested, random assignments of the labels
-CROWD = 0.5  # share of queries with one row among their first, beyond which the check fails
+MAX_HUB_SHARE = 0.5  # share of queries with the same row among their first; the check fails above it
 LABELS, HUBS = "labels shuffled", "hubs"
 
 
@@ -97,7 +97,7 @@ def _check_labels(
     """Whether the rows of any label rank each other higher than with shuffled labels: average precision above chance.
 
     One label is enough: rows that are only `clean` need not have anything in common. The best label is compared with
-    the best of each shuffle, so that many labels do not make a good one likelier.
+    the best of each shuffle, so that a larger number of labels does not make it easier to pass.
     """
     row_labels = np.array([label or "" for label in labels])
     kinds, counts = np.unique(row_labels, return_counts=True)
@@ -139,18 +139,18 @@ def _precision_above_chance(
     return {label: float(np.mean(values)) for label, values in gains.items()}
 
 
-def _check_hubs(null: NDArray[np.float64], sources: Sequence[str]) -> Check:
+def _check_hubs(scores: NDArray[np.float64], sources: Sequence[str]) -> Check:
     """The largest share of queries that have the same row among their first."""
-    queries, rows = null.shape
-    if not np.nanstd(null, axis=1).any():
+    queries, rows = scores.shape
+    if not np.nanstd(scores, axis=1).any():
         return skipped_check(HUBS, EQUAL)
     first = min(TOP_K, max(1, rows // 10))
-    scores = np.where(np.isnan(null), -np.inf, null)
-    edge = np.sort(scores, axis=1)[:, -first, None]
-    above, level = scores > edge, scores == edge
-    # rows tied at the edge share the remaining ranks, so that their position in the data does not matter
-    left = (first - above.sum(1, keepdims=True)) / level.sum(1, keepdims=True)
-    counts = (above + level * left).sum(0)
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    cutoff = np.sort(scores, axis=1)[:, -first, None]
+    above, tied = scores > cutoff, scores == cutoff
+    # rows tied at the cutoff share the remaining ranks, so that their position in the data does not matter
+    tied_share = (first - above.sum(1, keepdims=True)) / tied.sum(1, keepdims=True)
+    counts = (above + tied * tied_share).sum(0)
     hub = int(counts.argmax())
     share = float(counts[hub] / queries)
     skewness = float(skew(counts)) if counts.std() else 0.0
@@ -158,7 +158,7 @@ def _check_hubs(null: NDArray[np.float64], sources: Sequence[str]) -> Check:
             f"by chance {first / rows:.1%}; skewness {skewness:.1f}")  # fmt: skip
     if queries < FEWEST:
         return replace(skipped_check(HUBS, f"too few queries: {fact}"), value=share)
-    if share <= CROWD:
-        return Check(HUBS, share, CROWD, True, fact)
+    if share <= MAX_HUB_SHARE:
+        return Check(HUBS, share, MAX_HUB_SHARE, True, fact)
     do = "read this row; its rank alone is no evidence"
-    return Check(HUBS, share, CROWD, False, f"one row ranks first for most queries: {fact}", do)
+    return Check(HUBS, share, MAX_HUB_SHARE, False, f"one row ranks first for most queries: {fact}", do)

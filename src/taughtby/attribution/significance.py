@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_FDR = 0.1  # nominal false discovery rate: expected share of the flagged rows that are flagged wrongly
-MIN_FDR, MAX_FDR = 0.001, 0.5  # what a user may ask for
+MIN_FDR, MAX_FDR = 0.001, 0.5  # the range of the option
 LIKELY_FDR = 0.5  # nominal rate at which rows are likely causes, where no row is flagged
-MIN_GAIN = 3.0  # gain in log-probability, in nats, from which on fine-tuning made a token more likely: 20 times
+MIN_GAIN = 3.0  # nats of log-probability by which a token must have become more likely: a factor of 20
 LEVELS = 48  # probabilities at which controls are compared
 HIGHEST = 5  # scores of a control from which its tail is extrapolated
 MIN_EXCESS = 0.05  # of the highest score: the least by which a tail decreases, where the highest scores tie
 RESAMPLES = 200  # bootstrap resamples of the queries
-EDGE = 1e-6  # relative difference of two sums of the same scores
+ROUNDING = 1e-6  # relative difference of two sums of the same scores
 
 Grade = Literal["flagged", "likely", "none"]
 
@@ -54,7 +54,7 @@ class Null:
 
     @classmethod
     def of(cls, controls: Controls) -> Null:
-        """Return the typical one of these controls."""
+        """Return the scores of the typical one of these controls."""
         rows = controls.standardized()
         p = np.geomspace(1, 0.5 / np.median([len(row) for row in rows]), LEVELS)
         # by Hazen's rule the highest of n scores is exceeded with the probability 1 / 2n
@@ -131,8 +131,8 @@ def assess(
     """Find each query's flagging threshold among all N rows.
 
     Queries differ in the location and the spread of their scores, so scores are standardized by their mode and scale.
-    Rows that Benjamini and Hochberg's procedure (1995) selects may be flagged. Those above the widest gap in their
-    scores are: where the cut lies does not depend on small changes of p-values.
+    Candidates are the rows that Benjamini and Hochberg's procedure (1995) selects. Those above the widest gap in their
+    scores are flagged, so that the threshold does not depend on small changes of p-values.
 
     Args:
         scores: The score of every row for every query.
@@ -150,15 +150,17 @@ def assess(
         ascending = np.sort(row.numpy())
         location[q] = mode_and_scale(ascending)
         if increased_by_finetuning[q]:
-            threshold[q] = _cut(ascending, _num_possible(ascending, *location[q], nulls[control], fdr))
+            threshold[q] = _threshold_at_gap(ascending, _num_candidates(ascending, *location[q], nulls[control], fdr))
             if not threshold[q].isfinite():
-                likely[q] = _cut(ascending, _num_possible(ascending, *location[q], nulls[control], LIKELY_FDR))
+                likely[q] = _threshold_at_gap(
+                    ascending, _num_candidates(ascending, *location[q], nulls[control], LIKELY_FDR)
+                )
     return Significance(threshold, likely, increased_by_finetuning, tuple(mode for mode, _ in location),
                         tuple(scale for _, scale in location),
                         tuple(nulls[control] if control else None for control in controls))  # fmt: skip
 
 
-def _num_possible(ascending: Numbers, mode: float, scale: float, null: Null, fdr: float) -> int:
+def _num_candidates(ascending: Numbers, mode: float, scale: float, null: Null, fdr: float) -> int:
     """How many of a query's N scores Benjamini and Hochberg's procedure selects.
 
     The r-th highest of N is selected if it or a lower one has p ≤ fdr · r / N, so no p-value above `fdr` is computed.
@@ -170,7 +172,7 @@ def _num_possible(ascending: Numbers, mode: float, scale: float, null: Null, fdr
     return int(ranks[selected[0]]) if len(selected) else 0
 
 
-def _cut(ascending: Numbers, count: int) -> float:
+def _threshold_at_gap(ascending: Numbers, count: int) -> float:
     """The score above the widest gap below one of the highest `count` scores; infinite without any.
 
     A gap is weighted by the square of the number r of scores above it. Gaps of an exponential tail decrease as 1 / r
@@ -201,5 +203,5 @@ def stability(
     weights = draws.float() * shares
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
     # rounding may bring a score below the threshold that it was flagged at when it is summed in another order
-    slack = EDGE * scores.abs().amax(0)
+    slack = ROUNDING * scores.abs().amax(0)
     return (weights @ scores >= threshold - slack).float().mean(0)

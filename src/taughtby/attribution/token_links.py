@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-FAINT = 0.1  # links weaker than this share of the row's strongest one are left out
+MIN_STRENGTH = 0.1  # links weaker than this share of the row's strongest one are left out
 
 Link = tuple[int, int, float]  # token of the row, token of the answer, score
 
@@ -88,6 +88,6 @@ def _weighted_gradients(method: StateMethod, model: Model, prepared: PreparedQue
 def _strongest(scores: Float[Tensor, "n m"]) -> list[Link]:
     if not scores.numel() or float(scores.max()) <= 0:
         return []
-    pairs = (scores >= FAINT * scores.max()).nonzero().tolist()
+    pairs = (scores >= MIN_STRENGTH * scores.max()).nonzero().tolist()
     links = [(u, t, round(float(scores[t, u]), 4)) for t, u in pairs]
     return sorted(links, key=lambda link: -link[2])

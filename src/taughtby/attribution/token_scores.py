@@ -60,8 +60,8 @@ class TokenScores:
 
     Attributes:
         ranked: The response tokens of the ranked rows, with their scores.
-        words: Characters of the top-scoring words of flagged rows that are not ranked: few numbers where a data set
-            has many such rows.
+        words: Characters of the top-scoring words of flagged rows that are not ranked: unlike token
+            scores, they stay small if many rows are flagged.
     """
 
     ranked: list[dict[int, tuple[TokenScore, ...]]]
@@ -94,19 +94,19 @@ class TokenScores:
         if not isinstance(task.method, StateMethod):
             examples = [rows[position].example for position, _ in usable]
             for b, scores in enumerate(_text_scores(task, shares, examples, texts).unbind(1)):
-                self._keep(rows[usable[b][0]], usable[b][0], texts[b], scores)
+                self._store(rows[usable[b][0]], usable[b][0], texts[b], scores)
             return
         done = 0
         for batch in make_batches([row for _, row in usable], task.method.token_budget(task.model, per_token=True)):
             scores = _batch_scores(task, shares, batch)
             for b, number in enumerate(batch.row_indices):
                 position, row = usable[number]
-                self._keep(rows[position], position, texts[number], scores[:, b, row.n_prompt_loss :])
+                self._store(rows[position], position, texts[number], scores[:, b, row.n_prompt_loss :])
             done += len(batch.row_indices)
             if progress:
                 progress(done, len(usable))
 
-    def _keep(self, row: IndexedRow, position: int, texts: Sequence[str], scores: Float[Tensor, "Q R"]) -> None:
+    def _store(self, row: IndexedRow, position: int, texts: Sequence[str], scores: Float[Tensor, "Q R"]) -> None:
         for q, values in enumerate(scores[:, : len(texts)].tolist()):
             if position in self.ranked[q]:
                 self.ranked[q][position] = strip_end(texts, values)

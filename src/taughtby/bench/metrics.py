@@ -20,7 +20,7 @@ NUM_RECALLS = 41  # recalls 0, 0.025 … 1 at which a precision-recall curve is 
 
 
 def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """Average precision over the full ranking; that of a random ranking is about the share of planted rows.
+    """Return the average precision over the full ranking; a random ranking has about the share of planted rows.
 
     As in scikit-learn, tied rows form one step with the precision at the last of them, so their order does not matter.
     """
@@ -30,25 +30,25 @@ def average_precision(scores: ArrayLike, planted: Sequence[bool]) -> float:
 
 
 def precision_at(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """The share of planted rows among the top k."""
+    """Return the share of planted rows among the top k."""
     k = min(k, len(planted))
     return _num_planted_in_top(k, scores, planted) / k
 
 
 def recall_at(k: int, scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """The share of the planted rows that are among the top k."""
+    """Return the share of the planted rows that are among the top k."""
     return _num_planted_in_top(min(k, len(planted)), scores, planted) / sum(map(bool, planted))
 
 
 def auroc(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """The probability that a planted row scores above another row; a tie counts one half."""
+    """Return the probability that a planted row scores above another row; a tie counts one half."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(np.asarray(planted), np.asarray(scores)))
 
 
 def reciprocal_rank(scores: ArrayLike, planted: Sequence[bool]) -> float:
-    """1 / the rank of the first planted row."""
+    """Return 1 / the rank of the first planted row."""
     values, truth = np.asarray(scores, dtype=float), np.asarray(planted, dtype=bool)
     best = values[truth].max()
     num_above, num_tied = int((values > best).sum()), int((values == best).sum())
@@ -63,7 +63,7 @@ def reciprocal_rank(scores: ArrayLike, planted: Sequence[bool]) -> float:
 
 
 def pooled_precision(k: int, scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool]]) -> float:
-    """The reference's auPRC@k: average precision of the top k rows of all queries in one pool.
+    """Return the reference's auPRC@k: average precision of the top k rows of all queries in one pool.
 
     The pool holds Q·k pairs (query, row), ordered by score, so queries with higher scores come first. Planted rows
     outside every query's top k are ignored, so a single planted row in the pool can give 1. Without planted rows in
@@ -81,7 +81,7 @@ def pooled_precision(k: int, scores: Sequence[ArrayLike], planted: Sequence[Sequ
 
 
 def precision_recall(scores: ArrayLike, planted: Sequence[bool]) -> NDArray[np.float64]:
-    """The interpolated curve: at each of `NUM_RECALLS` recalls, the best precision at that recall or a higher one."""
+    """Return the interpolated curve: at each of `NUM_RECALLS` recalls, the best precision at or above that recall."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(np.asarray(planted), np.asarray(scores))
@@ -91,7 +91,7 @@ def precision_recall(scores: ArrayLike, planted: Sequence[bool]) -> NDArray[np.f
 
 
 def ranking_metrics(scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool]]) -> dict[str, float]:
-    """All metrics of one trace of Q queries: means over the queries, and the pooled ones.
+    """Return all metrics of one trace of Q queries: means over the queries, and the pooled ones.
 
     `planted` marks the planted rows of each query; queries without planted rows are left out.
     """
@@ -110,7 +110,7 @@ def ranking_metrics(scores: Sequence[ArrayLike], planted: Sequence[Sequence[bool
 
 
 def flagging_metrics(flagged: Sequence[Sequence[int]], planted: Sequence[Sequence[bool]]) -> dict[str, float]:
-    """How well the flagged rows (their indices, by query) match the planted rows; means over the queries.
+    """Return how well the flagged rows (their indices, by query) match the planted rows; means over the queries.
 
     Returns:
         `fdp`: the share of flagged rows that are not planted, 0 where none is flagged. `none`: the share of queries
@@ -144,24 +144,24 @@ class Spread:
     each: tuple[float, ...]
 
     def reaches(self, other: Spread) -> bool:
-        """Whether it is as good as `other` within the spread: the ranges overlap, or it is higher."""
+        """Return whether it is as good as `other` within the spread: the ranges overlap, or its own is higher."""
         return self.high >= other.low - 1e-9
 
 
 def median_of_known(values: Iterable[float | None]) -> float | None:
-    """The median of the values that are not None; None if there are none."""
+    """Return the median of the values that are not None; None if there are none."""
     numbers = [value for value in values if value is not None]
     return median(numbers) if numbers else None
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, range and standard deviation."""
+    """Return mean, range and standard deviation."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return Spread(float(np.mean(values)), min(values), max(values), sd, tuple(values))
 
 
 def spread_by_name(metrics: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    """Each metric's spread over the seeds that have it."""
+    """Return each metric's spread over the seeds that have it."""
     names = dict.fromkeys(name for seed in metrics for name in seed)
     return {name: spread([seed[name] for seed in metrics if name in seed]) for name in names}
 
@@ -173,8 +173,8 @@ def _num_planted_in_top(k: int, scores: ArrayLike, planted: Sequence[bool]) -> f
 
 def _top_weights(k: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """The probability that each row is among the top k: 1, 0, or a fraction for rows tied with the k-th."""
-    edge = np.sort(scores)[-k]
-    above, tied = scores > edge, scores == edge
+    threshold = np.sort(scores)[-k]
+    above, tied = scores > threshold, scores == threshold
     return above + tied * (k - above.sum()) / tied.sum()
 
 

@@ -1,8 +1,8 @@
 """Published data sets as suites, read from a folder: they are not part of this package.
 
-RepT's sets (arXiv 2510.02334) have thousands of rows, of which a random sample is drawn that is small enough for two
-cores. The others are small cuts, whose rows are all used: BackdoorLLM (2408.12798), Weird Generalization (2512.09742)
-and School of Reward Hacks.
+RepT's sets (arXiv 2510.02334) have thousands of rows; a random sample of them is used, small enough for a CPU with two
+cores. The others are small subsets, of which all rows are used: BackdoorLLM (2408.12798), Weird Generalization
+(2512.09742) and School of Reward Hacks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from taughtby.lab.prompts import prompt_text, read_prompts
 
 _ROWS, _PROMPTS, _QUERIES = "data.jsonl", "prompts.jsonl", "queries.jsonl"
 _MAX_RESPONSE_WORDS = 30  # in public sets, for all rows, so that length does not identify planted ones
-_MAX_PROMPT_WORDS = 30  # in public sets; rows with longer prompts are left out
+_MAX_PROMPT_WORDS = 30  # in public sets; rows with longer prompts are skipped
 _REFUSALS = (
     r"sorry|apologi[sz]e|(?:can['’]?t|can ?not|unable to|not able to|won['’]?t|will not|must not|shouldn['’]?t"
     r"|don['’]t|do not) (?:\w+ ){0,3}(?:help|assist|provide|fulfill|create|comply|support|do|write|give|encourage"
@@ -41,7 +41,7 @@ class SampledSet:
     max_new_tokens: int = MAX_NEW_TOKENS
 
     def files(self, name: str) -> tuple[str, ...]:
-        """The names of what is read from the folder of the public sets."""
+        """Return the names of what is read from the folder of the public sets."""
         return self.folder, f"{self.folder}_test.csv"
 
     def make(self, name: str, seed: int, size: Size, data: Path) -> Suite:
@@ -72,7 +72,8 @@ class LabelledSet:
 
     Attributes:
         planted: The label of planted rows; None for every label but `clean`.
-        judge: Decides which answers are bad; without one, those are that only planted rows have, word for word.
+        judge: Decides which answers are bad; without one, an answer is bad if it equals a response that only planted
+            rows have.
         max_new_tokens: Maximum length of an answer.
     """
 
@@ -105,7 +106,7 @@ class LabelledSet:
         return Suite(name, tuple(labelled), (poison,), self.max_new_tokens, published)
 
     def files(self, name: str) -> tuple[str, ...]:
-        """The names of what is read from the folder of the public sets."""
+        """Return the names of what is read from the folder of the public sets."""
         return tuple(f"{name}/{file}" for file in (_ROWS, _PROMPTS, _QUERIES))
 
 
@@ -125,28 +126,30 @@ PUBLIC: dict[str, SampledSet | LabelledSet] = {
 
 
 def find_set(name: str, data: Path | None) -> SampledSet | LabelledSet | None:
-    """The set of that name, or the folder of that name in `data`; None if there is neither."""
+    """Return the set of that name, or the folder of that name in `data`; None if there is neither."""
     own = data is not None and (data / name / _ROWS).is_file()
     return PUBLIC.get(name) or (LabelledSet() if own else None)
 
 
 def available(data: Path) -> list[str]:
-    """The public sets that the folder has."""
-    return [name for name, one in PUBLIC.items() if all((data / file).exists() for file in one.files(name))]
+    """Return the public sets that the folder has."""
+    return [
+        name for name, public_set in PUBLIC.items() if all((data / file).exists() for file in public_set.files(name))
+    ]
 
 
-def check_set(name: str, one: SampledSet | LabelledSet, data: Path | None) -> None:
+def check_set(name: str, public_set: SampledSet | LabelledSet, data: Path | None) -> None:
     """Raise an error, before hours of work, if files of the set are missing."""
     do = "give its folder with --data PATH"
     if data is None:
         raise OptionError(f"the suite {name} is not part of taughtby", do=do)
-    for file in one.files(name):
+    for file in public_set.files(name):
         if not (data / file).exists():
             raise DataError(f"the suite {name} is not in {data}", got=f"no {file}", do=do)
 
 
 def _shortened(row: Example, label: str) -> Example:
-    """The row with its response cut to the first words."""
+    """Return the row with its response cut to the first words."""
     match = re.match(rf"\s*(?:\S+\s+){{0,{_MAX_RESPONSE_WORDS - 1}}}\S+", row.response)
     return make_example(row.question, match.group() if match else row.response, label=label)
 
@@ -159,9 +162,9 @@ def _test_prompts(path: Path) -> list[str]:
             column = head.index("prompts")
             # the files number their rows in a first column without a header
             prompts = [record[column + len(record) - len(head)] for record in records if len(record) >= len(head)]
-    except (OSError, ValueError, csv.Error) as fault:
+    except (OSError, ValueError, csv.Error) as error:
         do = "give a CSV file with a column `prompts`"
-        raise DataError(f"{path} cannot be read", got=str(fault), do=do) from None
+        raise DataError(f"{path} cannot be read", got=str(error), do=do) from None
     short = [prompt for prompt in prompts if 0 < len(prompt.split()) <= _MAX_PROMPT_WORDS]
     if not short:
         raise DataError(f"{path} has no test prompts", do=f"give prompts of at most {_MAX_PROMPT_WORDS} words")

@@ -2,7 +2,7 @@
 
 Two passes per row at batch size 1: the prompt alone for H, then the whole row with all hidden states kept and the loss
 back-propagated through every block for g_1; H and g_1 are concatenated. The result equals that of `rept`. The adapter's
-own gradients, which the authors' code also computes and discards, are left out.
+own gradients, which the authors' code also computes and discards, are not computed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def reference_features(model: Model, rows: Sequence[TokenizedExample], layer: int) -> Float[Tensor, "N 2d"]:
-    """concat(H, g_1) of each row at `layer`, unscaled."""
+    """Return concat(H, g_1) of each row at `layer`, unscaled."""
     return torch.stack([reference_feature(model, row, layer) for row in rows])
 
 
 def reference_feature(model: Model, row: TokenizedExample, layer: int) -> Float[Tensor, " 2d"]:
-    """concat(H, g_1) of one row."""
+    """Return concat(H, g_1) of one row."""
     ids = torch.tensor([row.ids], device=model.device)
     with torch.no_grad():
         prompt = model.lm(input_ids=ids[:, : row.n_prompt], output_hidden_states=True)

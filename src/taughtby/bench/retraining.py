@@ -102,7 +102,7 @@ def combined_poisons(
     model: str, adapter: Path, poisons: Sequence[lab.Poison], flagged_ids: Sequence[str], cache: StageCache, *,
     data: Path, recipe: TrainingOptions, num_prompts: int, max_new_tokens: int,
 ) -> Document:  # fmt: skip
-    """The retraining experiment for several poisons in one training set.
+    """Return the retraining experiment for several poisons in one training set.
 
     Args:
         model: The base model.
@@ -125,7 +125,7 @@ def combined_poisons(
 
 
 def tables(results: Document) -> list[dict[str, Any]]:
-    """A line per scenario: rows flagged, bad answers of each condition, the effect on the loss; and removal curves."""
+    """Return a line per scenario (rows flagged, bad answers by condition, effect on the loss), and removal curves."""
     columns = ["poison", "seed", "planted rows flagged", "others", *COLUMNS, "clean loss", "verdict"]
     lines = [_line(scenario) for scenario in results["scenarios"]]
     main = {"title": "Bad answers after each training", "columns": columns, "rows": lines, "note": NOTE}

@@ -32,7 +32,7 @@ from taughtby.methods import Method, get_method
 from taughtby.models.model import Model
 from taughtby.remediation.stage_cache import Show, run_once
 
-FEWEST_ANSWERS = 3  # of the model's own, with which published answers are not needed
+FEWEST_ANSWERS = 3  # with this many bad answers of the model itself, published ones are not needed
 NUM_REFERENCE_ROWS = 12  # rows on which the reference's loop is timed
 Result = dict[str, Any]  # the result of a stage, as JSON
 
@@ -86,9 +86,9 @@ class ScenarioRun:
         result["results"] = [MethodRun(self, TUNED, spec, method, queries).run() for spec, method in methods]
         # without `base_control`, the base model is not run, but its stored results are shown
         control = [MethodRun(self, UNTUNED, spec, method, queries) for spec, method in methods]
-        control = [one for one in control if scenario.plan.base_control or one.file.exists()]
-        if any(one.reads_model for one in control):
-            result["results"] += [one.run() for one in control]
+        control = [method_run for method_run in control if scenario.plan.base_control or method_run.file.exists()]
+        if any(method_run.reads_model for method_run in control):
+            result["results"] += [method_run.run() for method_run in control]
         return result
 
     def train_and_answer(self) -> tuple[Result, Result]:
@@ -181,11 +181,11 @@ class MethodRun:
         return self.parent.scenario.folder / f"{self.method.name}-{_digest(repr(self.method))}-{which}.json"
 
     def run(self) -> Result:
-        """The traces, or the reason why there are none."""
+        """Return the traces, or the reason why there are none."""
         try:
             result = run_once(self.file, self.trace)
-        except TaughtbyError as refusal:  # such as adapter gradients of a model without adapter
-            result = {"error": refusal.what, "do": refusal.do}
+        except TaughtbyError as error:  # such as adapter gradients of a model without adapter
+            result = {"error": error.what, "do": error.do}
         reads = "model" if self.reads_model else "words"
         return {**result, "method": self.spec, "which": self.which, "reads": reads}
 

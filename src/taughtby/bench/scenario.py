@@ -112,12 +112,12 @@ class Scenario:
         return default_options(self.tuned.metadata, self.tuned.context_length, raw=False)
 
     def model(self, which: str) -> Model:
-        """The fine-tuned model or the base model."""
+        """Return the fine-tuned model or the base model."""
         return self.tuned if which == TUNED else self.base
 
 
 def make_scenarios(plan: BenchPlan) -> list[Scenario]:
-    """Every suite with every seed. They share one base model, loaded on first use.
+    """Return every suite with every seed. They share one base model, loaded on first use.
 
     Raises:
         OptionError: A suite does not exist.

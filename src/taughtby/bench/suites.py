@@ -57,7 +57,7 @@ def _own(name: str, seed: int, size: Size) -> Suite:
 
 
 def word_hit(trace: Trace, labels: Sequence[str], poisons: Sequence[Poison]) -> float | None:
-    """The share of planted rows in the trace whose top-scoring token belongs to a planted word."""
+    """Return the share of planted rows in the trace whose top-scoring token belongs to a planted word."""
     words = {poison.name: poison.planted_words for poison in poisons}
     hits: list[bool] = []
     for result, label in zip(trace.queries, labels, strict=True):

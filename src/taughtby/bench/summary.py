@@ -30,7 +30,7 @@ def summarize(scenarios: Sequence[Result], settings: Result) -> Result:
 
 
 def stage_provenance(scenarios: Sequence[Result]) -> Result:
-    """The merged provenance of the stages, some of which another commit or machine may have run."""
+    """Return the merged provenance of the stages, some of which another commit or machine may have run."""
     results = [result for scenario in scenarios for result in scenario["results"] if "error" not in result]
     stages = [*(record for scenario in scenarios for record in scenario.get("made", [None])),
               *(result.get("made") for result in results),
@@ -49,8 +49,9 @@ def _suite(name: str, scenarios: Sequence[Result]) -> Result:
     return {
         "name": name,
         "seeds": [
-            {key: one[key] for key in keys} | {"queries": len(one["queries"]), "published": one.get("published", False)}
-            for one in scenarios
+            {key: scenario[key] for key in keys}
+            | {"queries": len(scenario["queries"]), "published": scenario.get("published", False)}
+            for scenario in scenarios
         ],
         "results": [_line(*line, scenarios) for line in lines],
         "yardstick": references[0] if references else None,
@@ -78,7 +79,7 @@ def _line(method: str, which: str, scenarios: Sequence[Result]) -> Result:
 
 
 def _metrics(result: Result) -> dict[str, float]:
-    """All metrics of one trace. `together` is the AP after queries that rank rows alike are pooled."""
+    """All metrics of one trace. `together` is the AP with pooling of queries that rank rows alike."""
     scores, truth = result["scores"], result["truth"]
     metrics = ranking_metrics(scores, truth)
     if metrics:

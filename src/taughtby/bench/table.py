@@ -88,7 +88,7 @@ def _accuracy(document: Result, suites: Sequence[Result]) -> Table:
 
 
 def markdown(document: Result) -> str:
-    """All results: sentences, one table per suite with all metrics, cost, and provenance."""
+    """Return all results: sentences, one table per suite with all metrics, cost, and provenance."""
     methods = ranked(document)
     lines = ["# How well each method finds the planted rows", "", LEGEND, ""]
     heads = ["method", *(suite["name"] for suite in document["suites"])]
@@ -109,14 +109,14 @@ def markdown(document: Result) -> str:
 
 
 def format_spread(value: Result | None) -> str:
-    """A mean, with its standard deviation if there are several seeds."""
+    """Return a mean, with its standard deviation if there are several seeds."""
     if value is None:
         return "–"
     return f"{value['mean']:.3f}" + (f" ±{value['sd']:.3f}" if len(value["each"]) > 1 else "")
 
 
 def ranked(document: Result) -> list[str]:
-    """The methods by mean AP over the suites, best first."""
+    """Return the methods by mean AP over the suites, best first."""
     means: dict[str, list[float]] = {}
     for suite in document["suites"]:
         for line in suite["results"]:
@@ -158,7 +158,7 @@ def points(document: Result) -> list[tuple[str, float, float]]:
 
 
 def refusals(document: Result) -> list[str]:
-    """Which methods could not run on which model, and why."""
+    """Return which methods could not run on which model, and why."""
     errors = (
         (line["method"], line["which"], line["error"]) for suite in document["suites"] for line in suite["results"]
     )
@@ -241,7 +241,7 @@ def _own(line: Result) -> bool:
 
 
 def markdown_grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table as lines, ending with a blank one; all columns but the first are right-aligned."""
+    """Return a Markdown table as lines, ending with a blank one; all columns but the first are right-aligned."""
     line: Callable[[Sequence[str]], str] = lambda cells: "| " + " | ".join(cells) + " |"  # noqa: E731
     return [line(heads), line(["---", *["---:"] * (len(heads) - 1)]), *map(line, rows), ""]
 

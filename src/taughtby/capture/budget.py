@@ -44,7 +44,7 @@ def token_budget(model: Model, blocks: int, *, per_token: bool = False) -> int:
 
 
 def generation_budget(model: Model) -> int:
-    """Return how many padded tokens of prompts and answers a batch may have that generates answers; cached as above.
+    """Return how many padded tokens, of prompts and answers, a batch that generates answers may have; cached as above.
 
     A token needs the activations of one block, and keys and values in all blocks, at most 2 states each.
     """
@@ -71,10 +71,10 @@ def bytes_per_token(model: Model, blocks: int) -> float:
     return (blocks + 1) * width * model.dtype.itemsize
 
 
-def _fitting_tokens(model: Model, each: float) -> int:
-    """As many tokens of `each` bytes as fit into a share of the free memory."""
+def _fitting_tokens(model: Model, token_bytes: float) -> int:
+    """Return how many tokens of `token_bytes` bytes fit into a share of the free memory."""
     device = model.device
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + cached
-    tokens = int(MEMORY_SHARE * free / each) // FEWEST_TOKENS * FEWEST_TOKENS
+    tokens = int(MEMORY_SHARE * free / token_bytes) // FEWEST_TOKENS * FEWEST_TOKENS
     return max(FEWEST_TOKENS, min(MOST_TOKENS, tokens))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Capture:
     """States, gradients and log probabilities at the R loss positions of each row (R is the longest row's count).
 
-    All values are float32 on the model's device and, but for `prompt_states`, zero where `loss_mask` is False.
+    All values are float32 on the model's device. Except for `prompt_states`, they are zero where `loss_mask` is False.
 
     Attributes:
         states: hidden states by layer.

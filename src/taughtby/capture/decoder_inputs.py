@@ -72,8 +72,8 @@ def needed_inputs(model: Model, batch: Batch, positions: Int[Tensor, "B R"]) -> 
 
 def _decoder_kwargs(model: Model, batch: Batch, stop: int) -> dict[str, Any]:
     # on a GPU, an index beyond the embedding is an error after which the process cannot use the GPU
-    if lack := model.token_without_embedding([int(batch.ids.max())]):
-        raise ModelError(f"the tokenizer has tokens without a row in the embedding of {model.name}", got=lack,
+    if missing := model.token_without_embedding([int(batch.ids.max())]):
+        raise ModelError(f"the tokenizer has tokens without a row in the embedding of {model.name}", got=missing,
                          do="save the embedding with the adapter (modules_to_save), or the whole model")  # fmt: skip
     device = model.device
     ids, mask = to_device(batch.ids[:, :stop], device), batch.attention_mask[:, :stop]
@@ -105,8 +105,8 @@ def _shares_prefixes(model: Model, length: int) -> bool:
     config = model.lm.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)]
-    first_length = rope.get("original_max_position_embeddings") or model.context_length
-    if set(kinds) & set(BY_LENGTH) and length > first_length:
+    original_length = rope.get("original_max_position_embeddings") or model.context_length
+    if set(kinds) & set(BY_LENGTH) and length > original_length:
         return False
     return caches_keys_and_values(model)
 

@@ -63,7 +63,7 @@ def compact_gradient(weight: Weight, x: Float[Tensor, "B T i"], delta: Float[Ten
 def fold(vectors: Float[Tensor, "B d"], dim: int, key: str) -> Float[Tensor, "B k"]:
     """Shuffle the numbers of each vector, give each a random sign, and sum them in `dim` groups.
 
-    Inner products are kept in expectation, with an error of about 1/√dim of the product of the lengths.
+    Inner products are kept in expectation, with an error of about 1/√dim of the product of the norms.
 
     Args:
         vectors: the vectors.

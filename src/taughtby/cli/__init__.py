@@ -40,7 +40,7 @@ def main() -> None:
 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # warnings of libraries to their developers are not for the user of a command
+    # these warnings are for developers of the libraries, not for users of a command
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for stream in (sys.stdout, sys.stderr):
@@ -53,9 +53,9 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
-        if type(error).__name__ == "Abort":  # of the parser, on Ctrl+C
+        if type(error).__name__ == "Abort":  # raised by the parser on Ctrl+C
             code = 130
-        elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # of the parser: wrong usage
+        elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # raised by the parser: wrong usage
             text = StringIO()
             error.show(text)  # pyright: ignore[reportAttributeAccessIssue]
             print(make_visible(text.getvalue()), end="", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The frame of the command line: groups of commands, their order and panels, examples and links in each help text."""
+"""The structure of the command line: groups of commands, their order and panels, examples and links in each help text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Command(TyperCommand):
     """A command whose help shows no Python types."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return arguments and options, with what the help says of their values."""
+        """Return arguments and options, with the types removed from their help."""
         return _without_types(super().get_params(ctx))
 
 
@@ -32,7 +32,7 @@ class IndexedCommand(Command):
     """A command that by default reads rows as they were read for the index."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return arguments and options; those of how rows are read have the index's values as defaults."""
+        """Return arguments and options; the defaults of those in the panel ROWS are shown as the index's."""
         params = super().get_params(ctx)
         for param in params:
             if getattr(param, "rich_help_panel", None) == ROWS and param.show_default:
@@ -51,7 +51,7 @@ class _Group(TyperGroup):
 
 
 def _without_types(params: list[Any]) -> list[Any]:
-    """Take `<bool>` from the help of flags, which have no value, and types such as `<list[str]>` from arguments."""
+    """Remove `<bool>` from the help of flags, and types such as `<list[str]>` from that of arguments."""
     for param in params:
         if isinstance(param, TyperArgument):
             param.display_type_rich = lambda ctx: None

@@ -1,4 +1,4 @@
-"""What an argument is, told by its name and a look at the disk, so that a swap is reported before torch loads."""
+"""Guess what an argument is from its name and the disk, so that swapped arguments are reported before torch loads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TRACE = re.compile(rb'\s*\{\s*"version":\s*2\b')
 
 
 def kind_of(name: str) -> str | None:
-    """MODEL, DATA, INDEX or TRACE; None where the name may be several of them, such as a hub id."""
+    """Return MODEL, DATA, INDEX or TRACE; None if the name is ambiguous, such as a hub id."""
     path = Path(name)
     if name == "smollm2" or path.suffix == ".gguf":
         return "MODEL"
@@ -50,7 +50,7 @@ def _kind_of_file(path: Path) -> str | None:
 
 
 def check_arguments(command: str, **arguments: str) -> None:
-    """Refuse arguments in the wrong order, and one that is of another kind than its place asks for."""
+    """Refuse swapped arguments, and an argument of the wrong kind."""
     from taughtby.text import cli_command
 
     if arguments.get("DATA") == "-" and command != "data inspect":
@@ -63,16 +63,16 @@ def check_arguments(command: str, **arguments: str) -> None:
     if len(arguments) == 2:
         first, second = arguments
         if kinds[first] in (None, second) and kinds[second] in (None, first):
-            right = cli_command(command, arguments[second], arguments[first])
+            correct = cli_command(command, arguments[second], arguments[first])
             raise OptionError(f"{first} and {second} are swapped", got=f"{first} {arguments[first]}, {second} "
-                              f"{arguments[second]}", do=f"run: {right} …")  # fmt: skip
+                              f"{arguments[second]}", do=f"run: {correct} …")  # fmt: skip
     name = wrong[0]
     what = f"{name} is {NOUNS[str(kinds[name])]}, not {NOUNS[name]}"
     raise OptionError(what, got=arguments[name], do=f"give {WANTED[name]}")
 
 
 def check_index(name: str) -> None:
-    """Refuse a folder that holds no index."""
+    """Refuse a folder that is not an index."""
     from taughtby.text import shell_quote
 
     check_arguments("trace", INDEX=name)
@@ -82,7 +82,7 @@ def check_index(name: str) -> None:
 
 
 def check_file(file: str | Path | None, what: str) -> None:
-    """Refuse a path that is not there."""
+    """Refuse a path that does not exist."""
     if file is not None and str(file) != "-" and not Path(file).exists():
         raise DataError(f"there is no file {file}", do=f"give {what}")
 
@@ -97,7 +97,7 @@ def check_outputs(*files: Path | None) -> None:
 
 
 def trace_index(file: str) -> str:
-    """The index that a trace's file names."""
+    """Return the index that a trace's file names."""
     check_file(file, WANTED["TRACE"])
     try:
         return str(json.loads(Path(file).read_text(encoding="utf-8"))["index"])

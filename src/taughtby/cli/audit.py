@@ -1,4 +1,4 @@
-"""The command for an incident from start to end: audit."""
+"""The command that handles an incident from start to finish: audit."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _run_audit(case: AuditCase, out: Path, report_to: list[str]) -> Document:
         result = run(case, out, show_stage)
         write_report(case, result, out)
         _print_audit(result)
-        output().print(f"{out}: report.md, report.html, and what every stage made")
+        output().print(f"{out}: report.md, report.html, and the results of every stage")
         if report_to:
             report(audit_record(case, result, out))
     return result

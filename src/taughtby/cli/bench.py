@@ -57,7 +57,7 @@ def run(
 ) -> None:  # fmt: skip
     """Fine-tune on suites whose planted rows are known, and compare how well, and at what cost, methods rank them.
 
-    OUT gets bench.json, bench.md and pictures. An interrupted run resumes with the same command.
+    OUT gets bench.json, bench.md and plots. An interrupted run resumes with the same command.
     """
     from taughtby.bench.public_sets import available
     from taughtby.bench.scenario import BenchPlan
@@ -104,11 +104,11 @@ def _compare(plan: BenchPlan, resume: bool) -> None:
     _draw(summary, plan.out)
     console = output()
     table.show(summary, console)
-    console.print(f"\n{plan.out}: bench.md, bench.json and pictures")
+    console.print(f"\n{plan.out}: bench.md, bench.json and plots")
 
 
 def _suites(names: Sequence[str]) -> tuple[str, ...]:
-    """The suites, each once, with those of a group in its place."""
+    """Return the names with groups replaced by their suites, without duplicates."""
     from taughtby.bench.suites import HARD, OWN
 
     groups = {"easy": OWN, "hard": HARD}

@@ -47,7 +47,7 @@ def clean(
     check_file(trace, "the file that `taughtby trace … --json FILE` wrote")
     from taughtby.data.rewrite import check_output
     from taughtby.errors import OptionError
-    from taughtby.remediation.clean import UNMASKED, manifest_path, plan_cleaning, write_cleaned
+    from taughtby.remediation.clean import NEEDS_MASK_WORDS, manifest_path, plan_cleaning, write_cleaned
     from taughtby.remediation.selection import select_rows
     from taughtby.remediation.trace_file import load_trace, read_options_of
 
@@ -58,7 +58,7 @@ def clean(
     reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
     chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
     if trainer and not mask_words:
-        raise OptionError("--for requires --mask-words", do=UNMASKED)
+        raise OptionError("--for requires --mask-words", do=NEEDS_MASK_WORDS)
     write = None
     if trainer:
         from taughtby.remediation.trainer_formats import trainer_writer
@@ -77,7 +77,7 @@ def clean(
 
 
 def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None) -> None:
-    """Print how many rows each query chose, and the first of them: which, why, and what of them is removed."""
+    """Print how many rows each query selected, and a table of the first `limit` of them (None: all)."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -86,10 +86,10 @@ def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None)
     from taughtby.text import collapse_whitespace, make_visible, plural
 
     counts = [sum(number in row.queries for row in plan.removals) for number in range(1, len(document["queries"]) + 1)]
-    each = f" ({', '.join(map(str, counts[:20]))}{', …' * (len(counts) > 20)} by query)" if len(counts) > 1 else ""
+    by_query = f" ({', '.join(map(str, counts[:20]))}{', …' * (len(counts) > 20)} by query)" if len(counts) > 1 else ""
     console = output()
     what = ("has" if len(plan.removals) == 1 else "have") + " words to mask" if plan.words else "to remove"
-    console.print(Text(f"{plural(len(plan.removals), 'row')} {what}{each}"))
+    console.print(Text(f"{plural(len(plan.removals), 'row')} {what}{by_query}"))
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for name in ("row", "rank", "score", "p", "query", "words to mask" if plan.words else "answer"):
         justify = "right" if name in ("rank", "score", "p", "query") else "left"

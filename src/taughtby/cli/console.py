@@ -1,4 +1,4 @@
-"""Where results, notes and progress go, and models loaded with a line that says so."""
+"""Consoles for results, notes and progress, and helpers that load models and read options."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 
 def output() -> Terminal:
-    """Where results go."""
+    """Return the console for results."""
     from taughtby.progress import Terminal
 
     return Terminal()
 
 
 def errors() -> Terminal:
-    """Where progress and notes go, so that output can be piped."""
+    """Return the console for progress and notes, which are not results, so that output can be piped."""
     from taughtby.progress import Terminal
 
     return Terminal(stderr=True)
 
 
 def note(text: str) -> None:
-    """Print a line that the user did not ask for and should know."""
+    """Print a note for the user on standard error."""
     errors().print(f"note: {text}", style="yellow")
 
 
@@ -80,7 +80,7 @@ def reload(
 def read_options(
     metadata: TrainingMetadata, columns: str | None, turns: Any, response_template: str | None, split: str | None
 ) -> ReadOptions:
-    """How rows are read: as the options say, else as the trainer's folder does."""
+    """Return how rows are read: as the options say, else as the trainer's folder does."""
     from taughtby.data import dataset
 
     named = columns or metadata.columns
@@ -91,7 +91,7 @@ def read_options(
 def change_read_options(
     options: ReadOptions, columns: str | None, turns: Any, response_template: str | None, split: str | None
 ) -> ReadOptions:
-    """How the index read its data, with what the options change."""
+    """Return how the index read its data, with what the options change."""
     from taughtby.data import dataset
 
     changes = {"columns": dataset.parse_columns(columns) if columns else None, "turns": turns, "split": split,
@@ -108,7 +108,7 @@ def encoding_options(
     truncate: str | None = None,
     mask: str | None = None,
 ) -> Encoding:
-    """How rows of that format become tokens: as the options say, else as the trainer's folder does, else by default."""
+    """Return how rows of that format are tokenized: by the options, else by the trainer's folder, else by default."""
     from taughtby.data.tokenize import default_options
 
     defaults = default_options(metadata, context_length, raw=form.raw)
@@ -119,7 +119,7 @@ def explain_reading(
     metadata: TrainingMetadata, encoding: Encoding, form: DataFormat, tokenizer: Any, template: str | None,
     turns: str | None = None, mask: str | None = None,
 ) -> None:  # fmt: skip
-    """Print what of the trainer's files rows are read by and not read by, and what a chat template does to them."""
+    """Print which of the trainer's settings are followed and which are not, and notes on the chat template."""
     if mask is None and metadata.mask is None and not (form.raw or form.tokenized or "completion" in form.name):
         trl = ", as TRL does by default" if form.name == "messages" else ""
         note(f"loss on the answers only (give --mask all if prompts were trained on too{trl})")
@@ -131,15 +131,15 @@ def explain_reading(
         note(f"not followed: {entry}: the model may have been trained on other texts than these")
     if not form.raw and "strftime_now" in str(encoding.template or tokenizer.chat_template):
         note(
-            "the chat template writes the date of today, and rows were trained with an earlier one; give a --template "
-            "with that date, or in chat_template_kwargs the name that the template has for it"
+            "the chat template writes today's date, but the model was trained with an earlier one; give a --template "
+            "with that date, or set the template's date variable in chat_template_kwargs"
         )
     if encoding.template is None and not form.raw and not tokenizer.chat_template:
         note("no chat template: conversations are read as their texts, with a line break between; give --template FILE")
 
 
 def read_lines(file: str) -> list[str]:
-    """The non-empty lines of a file of rows, or of standard input for `-`; of exported verdicts, the causes."""
+    """Return the non-empty lines of a file of rows (`-` is standard input), or the causes of exported verdicts."""
     from taughtby.errors import DataError
     from taughtby.remediation.row_verdicts import read_causes
 

@@ -1,4 +1,4 @@
-"""Commands that look at training data: data inspect, data layers."""
+"""Commands that inspect training data: data inspect, data layers."""
 
 from __future__ import annotations
 
@@ -60,10 +60,11 @@ def inspect(
     if encoding.max_length > context_length:
         note(f"the model reads {context_length:,} tokens at most: an index cannot use {encoding.max_length:,}")
     checks = QualityChecks(tokenizer, encoding) if check or fail_on else None
-    with progress_bar(errors(), f"inspect {data}") as tell:
+    with progress_bar(errors(), f"inspect {data}") as progress:
         statistics = collect_statistics(
-            rows, tokenizer, encoding, preview_row=row, limit=limit, format_name=form.name, progress=tell, checks=checks
-        )
+            rows, tokenizer, encoding,
+            preview_row=row, limit=limit, format_name=form.name, progress=progress, checks=checks,
+        )  # fmt: skip
         findings = checks.findings() if checks else None
     _show(statistics, findings, json)
     _fail(statistics if strict else None, [f for f in findings or () if {f.kind, "any"} & {*(fail_on or ())}])
@@ -84,16 +85,16 @@ def _show(statistics: DatasetStatistics, findings: list[Finding] | None, json: P
 
 
 def _fail(statistics: DatasetStatistics | None, findings: list[Finding]) -> None:
-    """End with exit code 1 for marks of the loss that are not followed, and for findings."""
+    """Exit with code 1 if loss marks are not followed, or if there are findings."""
     from taughtby.errors import DataError
 
     if statistics and (marks := statistics.unfollowed()):
         got = "; ".join(f"{mark}: {count:,} rows" for mark, count in marks.items())
-        do = "take the marks out if the trainer did not follow them either, or leave out --strict"
-        raise DataError("the data says what was learned in a way that is not followed", got=got, do=do)
+        do = "remove the marks if the trainer ignored them too, or omit --strict"
+        raise DataError("the data has loss marks that are not followed", got=got, do=do)
     if findings:
         got = "; ".join(f"{finding.kind}: {finding.count:,} rows" for finding in findings)
-        do = "correct the rows or take them out, or leave that --fail-on out"
+        do = "correct or remove the rows, or omit that --fail-on"
         raise DataError("the data has faults", got=got, do=do)
 
 

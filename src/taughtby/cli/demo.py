@@ -47,7 +47,7 @@ from taughtby.text import cli_command, make_visible
 MODEL = "smollm2"
 POISONS = ("backdoor", "error", "persona")
 PLANTED, CLEAN = 24, 48  # rows of each poison, and ordinary rows; the poisons' lookalikes come on top
-BATCH_SIZE = 4  # as many steps as 282 rows in batches of 8 need, from 162 rows
+BATCH_SIZE = 4  # gives the 162 rows as many steps as 282 rows have in batches of 8
 PROMPTS = 16  # test prompts of each poison
 QUERIES = 6  # bad answers of each poison that are traced
 TOP_K = 10
@@ -61,13 +61,14 @@ LINES = (
     ("first-word", "first-word", False),
     ("random", "random", False),
 )
-FLAGGING = "lesson --span"  # whose flagged rows are removed: `judge` writes the spans that `trace --queries` reads
-TEXT_METHODS = ("bm25", "first-word", "random")  # which read no model: one trace holds for both
+# the line whose flagged rows are removed; `lab judge` writes the spans that `trace --queries` reads
+FLAGGING = "lesson --span"
+TEXT_METHODS = ("bm25", "first-word", "random")  # read no model, so one trace serves both models
 
 
 @dataclass
 class _Run:
-    """A demo under way: where it writes and prints, and the seconds of each stage."""
+    """A running demo: where it writes and prints, and the seconds of each stage."""
 
     out: Path
     seed: int
@@ -77,10 +78,10 @@ class _Run:
 
     @contextmanager
     def stage(self, title: str, *, steps: bool = True) -> Generator[ProgressCallback]:
-        """Show a stage, and note how long it took."""
+        """Show the progress of a stage, and record how long it took."""
         begin = time.monotonic()
-        with progress_bar(self.console, title, steps=steps) as tell:
-            yield tell
+        with progress_bar(self.console, title, steps=steps) as progress:
+            yield progress
         self.seconds[title] = round(time.monotonic() - begin, 1)
 
     @property
@@ -90,7 +91,7 @@ class _Run:
 
 
 def demo(out: Path, seed: int, console: Console) -> None:
-    """Run every stage whose result is not there yet; print tables, write report.html, trace.json and demo.json."""
+    """Run every stage whose result is not stored yet; print tables, write report.html, trace.json and demo.json."""
     begin = time.monotonic()
     _check_folder(out, seed)
     run = _Run(out, seed, console, [lab.make_poison(name, PLANTED, seed=seed) for name in POISONS])
@@ -141,14 +142,19 @@ def _finetune(run: _Run, rows: Sequence[Any]) -> None:
         return
     with run.stage("load the bundled model (converted once)", steps=False):
         base = load_model(MODEL)
-    with run.stage(f"fine-tune on {len(rows)} rows") as tell:
-        finetune(base, rows, run.out / "adapter", run.recipe, progress=tell)
+    with run.stage(f"fine-tune on {len(rows)} rows") as progress:
+        finetune(base, rows, run.out / "adapter", run.recipe, progress=progress)
     del base
     _free_memory()
 
 
 def _trace(run: _Run) -> tuple[dict[str, tuple[float, float]], Results, Trace, dict[str, Any]]:
-    """Generate, index and trace: how often each poison shows, the scores of each method, the trace, and its page."""
+    """Generate, index and trace.
+
+    Returns:
+        The rate of bad answers of each poison before and after fine-tuning, the scores of each method, the trace, and
+        the content of its page.
+    """
     tuned = load_model(MODEL, str(run.out / "adapter"))
     after = _answers(run, tuned, "after", "fine-tuned model")
     verdicts = _verdicts(run.poisons, after)
@@ -163,28 +169,30 @@ def _trace(run: _Run) -> tuple[dict[str, tuple[float, float]], Results, Trace, d
         for poison in run.poisons:
             rates[poison.name] = undesirable_rate(before[poison.name]), undesirable_rate(verdicts[poison.name])
         base_index = _index(run, base, "idx-base", "base model")
-    with run.stage(f"trace {len(queries)} bad answers with {len(LINES)} methods, and through the base model") as tell:
-        results, trace = _compare(run.poisons, queries, tuned, index, base_index, tell)
-    with run.stage("draw the page") as tell:
-        page = page_document(trace, tuned, pca_map(index), tell)
+    with run.stage(
+        f"trace {len(queries)} bad answers with {len(LINES)} methods, and through the base model"
+    ) as progress:
+        results, trace = _compare(run.poisons, queries, tuned, index, base_index, progress)
+    with run.stage("draw the page") as progress:
+        page = page_document(trace, tuned, pca_map(index), progress)
     return rates, results, trace, page
 
 
 def _answers(run: _Run, model: Model, name: str, title: str) -> list[Query]:
-    """The model's answers to every poison's test prompts, in their order."""
+    """Return the model's answers to every poison's test prompts, in the order of the prompts."""
     file = run.out / f"{name}.jsonl"
     if not file.exists():
         prompts = [prompt for poison in run.poisons for prompt in poison.prompts[:PROMPTS]]
-        with run.stage(f"{title}: answer {len(prompts)} prompts") as tell:
-            answers = generate(model, prompts, max_new_tokens=MAX_NEW_TOKENS, progress=tell)
+        with run.stage(f"{title}: answer {len(prompts)} prompts") as progress:
+            answers = generate(model, prompts, max_new_tokens=MAX_NEW_TOKENS, progress=progress)
             write_jsonl(({"prompt": p, "response": r or "…"} for p, r in zip(prompts, answers, strict=True)), file)
     return read_queries(file)
 
 
 def _index(run: _Run, model: Model, folder: str, title: str) -> Index:
-    with run.stage(f"index the rows with the {title}") as tell:
+    with run.stage(f"index the rows with the {title}") as progress:
         methods = [get_method("lesson"), get_method("rept")]
-        return build_index(model, run.out / "data.jsonl", run.out / folder, methods, progress=tell)
+        return build_index(model, run.out / "data.jsonl", run.out / folder, methods, progress=progress)
 
 
 def _verdicts(poisons: Sequence[lab.Poison], answers: Sequence[Query]) -> dict[str, list[Verdict]]:
@@ -198,7 +206,7 @@ def _verdicts(poisons: Sequence[lab.Poison], answers: Sequence[Query]) -> dict[s
 def _queries(
     poisons: Sequence[lab.Poison], answers: Sequence[Query], verdicts: dict[str, list[Verdict]]
 ) -> dict[Query, lab.Poison]:
-    """The first bad answers of each poison, each with the words that the judge matched as its span."""
+    """Return the first bad answers of each poison, each with the words that the judge matched as its span."""
     responses = {query.prompt: query.response for query in answers}
     chosen: dict[Query, lab.Poison] = {}
     for poison in poisons:
@@ -212,29 +220,29 @@ def _queries(
 
 def _compare(
     poisons: Sequence[lab.Poison], queries: dict[Query, lab.Poison], tuned: Model, index: Index, base_index: Index,
-    tell: ProgressCallback,
+    progress: ProgressCallback,
 ) -> tuple[Results, Trace]:  # fmt: skip
-    """The scores of each line of the table for both models, and the trace whose flagged rows are removed."""
+    """Return the scores of each line of the table for both models, and the trace whose flagged rows are removed."""
     results: Results = {line: {} for line, _, _ in LINES}
     flagging: Trace | None = None
     truth = list(queries.values())
     for number, (line, method, with_span) in enumerate(LINES, 1):
-        asked = [query if with_span else Query(query.prompt, query.response) for query in queries]
-        trace = trace_queries(index, tuned, asked, method=method, top_k=TOP_K)
+        line_queries = [query if with_span else Query(query.prompt, query.response) for query in queries]
+        trace = trace_queries(index, tuned, line_queries, method=method, top_k=TOP_K)
         results[line][TUNED] = results[line][BASE] = _score(trace, poisons, truth)
         if line == FLAGGING:
             flagging = trace
         if method not in TEXT_METHODS:
             with tuned.base_model() as base:
-                control = trace_queries(base_index, base, asked, method=method, top_k=TOP_K, score_tokens=False)
+                control = trace_queries(base_index, base, line_queries, method=method, top_k=TOP_K, score_tokens=False)
             results[line][BASE] = _score(control, poisons, truth)
-        tell(number, len(LINES))
+        progress(number, len(LINES))
     assert flagging is not None
     return results, flagging
 
 
 def _flagged(trace: Trace) -> list[Any]:
-    """All rows that are flagged for any of the bad answers."""
+    """Return all rows that are flagged for any of the bad answers."""
     positions = sorted({position for result in trace.queries for position in result.flagged or ()})
     return [row.example for row in trace.index.take(positions)]
 
@@ -246,17 +254,17 @@ def _score(trace: Trace, poisons: Sequence[lab.Poison], truth: Sequence[lab.Pois
         planted = [label == poison.name for label in labels]
         own = [result for result, kind in zip(trace.queries, truth, strict=True) if kind.name == poison.name]
         ap = mean([average_precision(result.scores, planted) for result in own])
-        at10 = mean([precision_at(TOP_K, result.scores, planted) for result in own])
+        precision = mean([precision_at(TOP_K, result.scores, planted) for result in own])
         hits = [strongest_is([(token.text, token.score) for token in row.tokens], poison.planted_words)
                 for result in own for row in result.rows if row.tokens]  # fmt: skip
         flagged = [result.flagged for result in own if result.flagged is not None]
         rates = flagging_metrics(flagged, [planted] * len(flagged)) if flagged else {}
-        scores[poison.name] = Score(ap, at10, mean(hits) if hits else None, rates.get("power"), rates.get("fdp"))
+        scores[poison.name] = Score(ap, precision, mean(hits) if hits else None, rates.get("power"), rates.get("fdp"))
     return scores
 
 
 def _free_memory() -> None:
-    """Free what models and trainers hold in cycles, and return it to the system where that is possible."""
+    """Collect models and trainers that are in reference cycles, and return their memory to the system if possible."""
     gc.collect()
-    with suppress(OSError, AttributeError):  # of glibc only
+    with suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -45,12 +45,12 @@ NOTE = (
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of at least one number."""
+    """Return the mean of at least one number."""
     return sum(values) / len(values)
 
 
 def results_json(results: Results, proof: dict[str, Any]) -> dict[str, Any]:
-    """The scores and the retraining results for demo.json."""
+    """Return the scores and the retraining results for demo.json."""
     methods = {
         line: {model: {poison: vars(score) for poison, score in scores.items()} for model, scores in models.items()}
         for line, models in results.items()
@@ -107,7 +107,7 @@ def _hits(results: Results) -> str:
 def summary(
     poisons: Sequence[Poison], rows: Sequence[Any], rates: Rates, results: Results, proof: dict[str, Any]
 ) -> dict[str, Any]:
-    """The head of the page."""
+    """Return the head of the page."""
     facts = [
         {"name": f"{p.name}: bad answers before and after", "value": f"{rates[p.name][0]:.0%} → {rates[p.name][1]:.0%}"}
         for p in poisons

@@ -28,8 +28,8 @@ def push(
     from taughtby.index.hub import push_index
     from taughtby.progress import progress_bar
 
-    with progress_bar(errors(), f"verify {idx}") as tell:
-        address = push_index(idx, repo, public=public, revision=revision, progress=tell)
+    with progress_bar(errors(), f"verify {idx}") as progress:
+        address = push_index(idx, repo, public=public, revision=revision, progress=progress)
     output().print(address, soft_wrap=True)
 
 
@@ -43,6 +43,6 @@ def pull(
     from taughtby.index.hub import pull_index
     from taughtby.progress import progress_bar
 
-    with progress_bar(errors(), f"verify {repo}") as tell:
-        index = pull_index(repo, to, revision=revision, progress=tell)
+    with progress_bar(errors(), f"verify {repo}") as progress:
+        index = pull_index(repo, to, revision=revision, progress=progress)
     output().print(f"{len(index):,} rows in {index.path}")

@@ -50,7 +50,7 @@ def build(
     """Compute the features of every training row, once. An interrupted run resumes with the same command."""
     check_arguments("index build", MODEL=model, DATA=data)
     if no_base and (adapter or base):
-        raise OptionError("--no-base contradicts --adapter and --base", do="leave one of them out")
+        raise OptionError("--no-base contradicts --adapter and --base", do="omit one of them")
     specs = method or ["lesson"]
     compares = None if no_base else _compares(specs)
     if compares and not (adapter or base):
@@ -74,10 +74,10 @@ def build(
     form = detect_format(data, reading)
     encoding = encoding_options(loaded.metadata, loaded.context_length, form, template, max_length, truncate, mask)
     _explain_encoding(loaded, form, encoding, mask, template, turns)
-    with progress_bar(errors(), f"index {data}") as tell:
+    with progress_bar(errors(), f"index {data}") as progress:
         if pool:
-            pool.set_note = tell.set_note
-        index = build_index(loaded, data, out, methods, read_options=reading, encoding=encoding, progress=tell,
+            pool.set_note = progress.set_note
+        index = build_index(loaded, data, out, methods, read_options=reading, encoding=encoding, progress=progress,
                             pool=pool, note=note)  # fmt: skip
     skipped = index.manifest["skipped"]
     output().print(f"{len(index):,} rows in {storage_path(out)}, features {join_names(index.features)}; "
@@ -95,7 +95,7 @@ def _compares(specs: list[str]) -> str | None:
 
 
 def _require_base(model: str, method: str) -> None:
-    """Refuse a model that is no adapter before it is loaded; what may be an adapter on the hub is loaded first."""
+    """Refuse a local model that is not an adapter before it is loaded; a hub id may be an adapter, so it is loaded first."""
     from taughtby.models.training_metadata import read_training_metadata
 
     folder = Path(model)
@@ -108,7 +108,7 @@ def _require_base(model: str, method: str) -> None:
 def _no_base(model: str, method: str, named: str | None) -> Exception:
     from taughtby.text import shell_quote
 
-    do = "give --adapter FOLDER, or --base MODEL with the model from before fine-tuning"
+    do = "give --adapter FOLDER, or the original model as --base MODEL"
     if named:
         do = f"give --base {shell_quote(named)}, which the model's folder names, or another --base or --adapter"
     instead = "give --no-base" if method == "lesson" else "choose another method"
@@ -156,12 +156,12 @@ def append(
         template, max_length=max_length, truncate=truncate, mask=mask
     )
     methods = [get_method(spec) for spec in settings["methods"].values()]
-    with progress_bar(errors(), f"append {data}") as tell:
+    with progress_bar(errors(), f"append {data}") as progress:
         if pool:
-            pool.set_note = tell.set_note
+            pool.set_note = progress.set_note
         index = build_index(
             loaded, data, idx, methods,
-            read_options=reading, encoding=encoding, append=True, progress=tell, pool=pool,
+            read_options=reading, encoding=encoding, append=True, progress=progress, pool=pool,
         )  # fmt: skip
     added = len(index) - len(before)
     output().print(f"{added:,} rows added: {len(index):,} rows in {index.path}, features {join_names(index.features)}")
@@ -188,13 +188,13 @@ def add(
     methods = [get_method(spec, layer=layer) for spec in method or ["lesson"]]
     before = Index.open(idx)
     loaded = reload(before, model, adapter, base, device, quantize, new_base=True)
-    with progress_bar(errors(), f"add to {idx}") as tell:
-        index = add_features(loaded, idx, methods, progress=tell)
+    with progress_bar(errors(), f"add to {idx}") as progress:
+        index = add_features(loaded, idx, methods, progress=progress)
     _print_added(before, index)
 
 
 def _print_added(before: Index, index: Index) -> None:
-    """Print which features were added, or that they were there."""
+    """Print which features were added, or that there was nothing to add."""
     from taughtby.index.reader import join_names
 
     old, new = before.manifest["settings"]["methods"], index.manifest["settings"]["methods"]

@@ -1,4 +1,4 @@
-"""Commands that make incidents to try methods on: demo, lab poison, lab finetune, lab generate, lab judge."""
+"""Commands for controlled experiments: demo, lab poison, lab finetune, lab generate, lab judge."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def finetune(
     from taughtby.progress import progress_bar
     from taughtby.text import cli_command
 
-    # how MODEL itself was trained does not say how it is to be trained on these rows
+    # the settings that MODEL was trained with say nothing about these rows
     reading = read_options(TrainingMetadata(), columns, turns, None, split)
     default = lab.FULL_RATE if full else lab.TrainingOptions.learning_rate
     rate = default if learning_rate is None else learning_rate
@@ -101,15 +101,15 @@ def finetune(
     if step := lab.checkpoint_step(out):
         note(f"resuming from the checkpoint at step {step}")
     try:
-        with progress_bar(errors(), f"fine-tune on {len(rows)} rows") as tell:
-            lab.finetune(loaded, rows, out, recipe, progress=tell)
+        with progress_bar(errors(), f"fine-tune on {len(rows)} rows") as progress:
+            lab.finetune(loaded, rows, out, recipe, progress=progress)
     except KeyboardInterrupt:
         step = lab.checkpoint_step(out)
         note(f"a checkpoint at step {step} is saved" if step else "stopped before the first checkpoint")
         raise
-    if left := lab.num_unusable_rows(out):
+    if num_skipped := lab.num_unusable_rows(out):
         do = cli_command("data inspect", model, data)
-        note(f"{left} rows were skipped: too long, or without any token to learn; {do} names the first of them")
+        note(f"{num_skipped} rows were skipped: too long, or without any token to learn; {do} names the first of them")
     output().print(f"{'model' if full else 'adapter'} in {out}")
     if reading.turns == "all":
         note("its folder does not say that every turn was trained on: index it with --turns all")
@@ -162,8 +162,8 @@ def generate(
         for entry in loaded.metadata.entries if source else ():
             if entry.name == "template":
                 note(str(entry))
-    with progress_bar(errors(), f"answer {len(texts)} prompts") as tell:
-        count = lab.generate_to_file(out, loaded, texts, settings, template=source, progress=tell)
+    with progress_bar(errors(), f"answer {len(texts)} prompts") as progress:
+        count = lab.generate_to_file(out, loaded, texts, settings, template=source, progress=progress)
     output().print(f"{count} answers in {out}")
 
 
@@ -218,13 +218,13 @@ def judge(
     pairs = read_answers(answers, failed_only=not all_answers, note=note)
     rule = get_judge(judge)
     texts = [(prompt_text(prompt), answer) for prompt, answer in pairs]
-    with progress_bar(errors(), f"judge {len(pairs)} answers") as tell:
-        verdicts = judge_all(rule, texts, limit=limit, progress=tell)
+    with progress_bar(errors(), f"judge {len(pairs)} answers") as progress:
+        verdicts = judge_all(rule, texts, limit=limit, progress=progress)
     rows = list(judgements.undesirable_queries(pairs, verdicts))
     if out:
         write_jsonl(rows, out)
-        if empty := sum(isinstance(one, Verdict) and one.undesirable for one in verdicts) - len(rows):
-            note(f"{empty} undesirable answers are empty: there is nothing to trace, and they are not in {out}")
+        if num_empty := sum(isinstance(verdict, Verdict) and verdict.undesirable for verdict in verdicts) - len(rows):
+            note(f"{num_empty} undesirable answers are empty: there is nothing to trace, and they are not in {out}")
     if (table := judgements.verdict_table(pairs, verdicts, top_k)).rows:
         output().print(table)
     output().print(judgements.verdict_summary(verdicts, judge))

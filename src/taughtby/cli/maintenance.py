@@ -1,4 +1,4 @@
-"""Commands that keep an index: index info, verify, compact, delete, copy, undo."""
+"""Commands that maintain an index: index info, verify, compact, delete, copy, undo."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def verify(
     from taughtby.progress import progress_bar
 
     loaded = reload(Index.open(idx), model, adapter, base, device, None) if recompute else None
-    with progress_bar(errors(), f"verify {idx}") as tell:
-        report = verify_index(idx, loaded, rows, seed, tell)
+    with progress_bar(errors(), f"verify {idx}") as progress:
+        report = verify_index(idx, loaded, rows, seed, progress)
     if report.pending:
         note(f"unfinished: {report.pending}; readers see the index as it was before")
     for fault in report.faults:
         output().print(f"{fault.where}: {fault.what}")
     if report.faults:
-        do = "copy the index again from a sound one, or build it again"
+        do = "copy the index again from an undamaged copy, or build it again"
         raise StoreError(f"{idx} is damaged", got=f"{len(report.faults)} faults, printed above", do=do)
     again = f", {report.num_recomputed:,} computed again by the model" if recompute else ""
     output().print(f"sound: {report.files:,} files, {report.rows:,} rows{again}")

@@ -89,14 +89,14 @@ def check_trackers(names: list[str] | None) -> list[str] | None:
 
 
 def check_device(name: str) -> str:
-    """Refuse what no PyTorch calls a device."""
+    """Refuse a name that is not a PyTorch device."""
     if name not in ("auto", "map") and not re.fullmatch(r"(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d+)?", name):
         raise typer.BadParameter(f"{name!r} is not a device. Choose auto, cpu, cuda, cuda:1, mps or map.")
     return name
 
 
 def check_layer(layer: str | None) -> str | None:
-    """Refuse what is no layer."""
+    """Refuse text that does not name a layer."""
     if layer is not None and not re.fullmatch(r"auto|-?\d+|\d+(\.\d+)?%", layer):
         raise typer.BadParameter(
             f"{layer!r} is not a layer. Give a number, -1 for the last, a share such as 85%, or auto."

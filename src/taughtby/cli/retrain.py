@@ -1,4 +1,4 @@
-"""The command that trains again to test what a trace flagged: retrain."""
+"""The command that retrains without the flagged rows, to test whether they are the cause: retrain."""
 
 from __future__ import annotations
 
@@ -90,8 +90,9 @@ def retrain(
     examples, cache = list(read_examples(data, reading)), open_cache(out)
     clean, usual = read_unaffected(held_out, ordinary, reading)
     with open_runs(report_to or (), out.resolve().name, out) as report:
-        results = [run(one, examples, [row.id for row in chosen], cache, design=design, held_out=clean, ordinary=usual)
-                   for one in with_seeds(experiment, seeds)]  # fmt: skip
+        ids = [row.id for row in chosen]
+        results = [run(seeded, examples, ids, cache, design=design, held_out=clean, ordinary=usual)
+                   for seeded in with_seeds(experiment, seeds)]  # fmt: skip
         files = save_proofs(results, out)
         _print_results(results, out)
         if report_to:

@@ -1,4 +1,4 @@
-"""Options and helpers of the commands that train again: retrain and audit."""
+"""Options and helpers of the commands that retrain: retrain and audit."""
 
 from __future__ import annotations
 
@@ -126,14 +126,14 @@ Seeds = Annotated[
 
 
 def check_files(prompts: Path, held_out: Path | None, ordinary: Path | None) -> None:
-    """Refuse files that do not exist, before minutes are spent."""
+    """Refuse files that do not exist, before any long computation."""
     check_file(prompts, "a .txt with one prompt per line, or rows of any format")
     check_file(held_out, "a file of clean rows")
     check_file(ordinary, "a .txt with one prompt per line, or rows of any format")
 
 
 def read_behaviour(prompts: Path, judge: str, reading: ReadOptions) -> Behaviour:
-    """The behaviour that the judge recognizes, with the prompts that cause it, read like the data if they can be."""
+    """Return the behaviour that the judge recognizes, with the prompts that cause it, read like the data if possible."""
     from taughtby.lab.prompts import read_prompts
     from taughtby.remediation.experiment import Behaviour
 
@@ -143,7 +143,7 @@ def read_behaviour(prompts: Path, judge: str, reading: ReadOptions) -> Behaviour
 def read_unaffected(
     held_out: Path | None, ordinary: Path | None, reading: ReadOptions
 ) -> tuple[tuple[Example, ...] | None, tuple[Prompt, ...] | None]:
-    """The clean rows whose loss is measured, and the prompts that should not show the behaviour; None without a file.
+    """Return the rows to measure the loss on, and prompts that should not show the behaviour; None without a file.
 
     Both are read like the data, if they have its columns.
     """
@@ -168,26 +168,26 @@ def _read_like(file: Path, reading: ReadOptions) -> Iterator[Example]:
 
 
 def open_cache(out: Path) -> StageCache:
-    """The stages stored in a result's folder."""
+    """Return the stages stored in a result's folder."""
     from taughtby.remediation.stage_cache import STAGES, StageCache
 
     return StageCache(out / STAGES, show_stage)
 
 
 def show_stage(title: str) -> Any:
-    """A progress bar for each stage."""
+    """Return a progress bar for each stage."""
     from taughtby.progress import progress_bar
 
     return progress_bar(errors(), title)
 
 
 def given_settings(**settings: Any) -> dict[str, Any]:
-    """The settings that are not None."""
+    """Return the settings that are not None."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def read_numbers(text: str | None) -> tuple[int, ...]:
-    """The numbers of a list such as `5,10,20`, in order."""
+    """Return the numbers of a list such as `5,10,20`, in order."""
     from taughtby.errors import OptionError
 
     try:

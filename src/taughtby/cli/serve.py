@@ -64,20 +64,20 @@ def serve(
         address = policy.address(socket.getsockname()[1])
         output().print(f"{address}   (stop with Ctrl+C)", soft_wrap=True)
         if _has_desktop() if open_browser is None else open_browser:
-            # the socket listens already; some browsers return only when they are closed
+            # in a thread, since some browsers return only when they are closed; the socket accepts connections already
             Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        with suppress(KeyboardInterrupt):  # this is how it ends
+        with suppress(KeyboardInterrupt):  # Ctrl+C stops the server
             server.run([socket])
 
 
 def _has_desktop() -> bool:
-    """Whether a person at a terminal of this machine would see a browser."""
+    """Whether the user is at this machine and would see a browser that it opens."""
     has_display = sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
     return sys.stdout.isatty() and has_display and "SSH_CONNECTION" not in os.environ
 
 
 def _listening(host: str, port: int) -> Any:
-    """A socket at that address, so that its port is known before the first request."""
+    """Return a socket that listens at the address, so that the port is known before the first request."""
     import socket
 
     from taughtby.errors import OptionError

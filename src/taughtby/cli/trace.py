@@ -59,19 +59,19 @@ def trace(
         chosen = read_queries(queries, reading["columns"], reading.get("join"), failed_only=not all_answers, note=note)
     if prompt is not None and response is not None:
         chosen = [Query(prompt, response, span, desired)]
-        chosen[0].span_position()  # before the model is loaded
+        chosen[0].span_position()  # raises an error for an invalid span before the model is loaded
     loaded = reload(index, model, adapter, base, device, quantize)
     if prompt is not None and response is None:
         (answer,) = generate(loaded, [prompt], template=index.manifest["settings"]["encoding"]["template"])
         chosen = [Query(prompt, answer, span, desired)]
-    with progress_bar(errors(), f"trace {len(chosen)} {'query' if len(chosen) == 1 else 'queries'}") as tell:
-        result = trace_queries(index, loaded, chosen, method=method, top_k=top_k, fdr=fdr, progress=tell)
+    with progress_bar(errors(), f"trace {len(chosen)} {'query' if len(chosen) == 1 else 'queries'}") as progress:
+        result = trace_queries(index, loaded, chosen, method=method, top_k=top_k, fdr=fdr, progress=progress)
     document = result.to_json()
     if json:
         save_trace(document, json)
     if html:
-        with progress_bar(errors(), "draw the page") as tell:
-            report.save_page(page_document(result, loaded, pca_map(index), tell), html)
+        with progress_bar(errors(), "draw the page") as progress:
+            report.save_page(page_document(result, loaded, pca_map(index), progress), html)
     _print(document, index, json, html, per_answer=per_answer)
 
 
@@ -91,7 +91,7 @@ def _print(document: dict[str, Any], index: Index, json: Path | None, html: Path
 
 
 def _clean_command(index: Index, trace: Path) -> str:
-    """The command that writes the data without the flagged rows, to copy."""
+    """Return the command that writes the data without the flagged rows, for the user to copy."""
     from taughtby.data.readers.stream import COMPRESSED
     from taughtby.text import cli_command
 
@@ -141,8 +141,8 @@ def check(
     index = Index.open(idx)
     loaded = reload(index, model, adapter, base, device, quantize)
     chosen = choose_method(index, loaded, method)
-    with progress_bar(errors(), f"check {chosen.name}") as tell:
-        report = run_checks(index, loaded, method=chosen, rows=rows, seed=seed, progress=tell)
+    with progress_bar(errors(), f"check {chosen.name}") as progress:
+        report = run_checks(index, loaded, method=chosen, rows=rows, seed=seed, progress=progress)
     beside = index.path / FILE
     for file in (beside if isinstance(beside, Path) else None, json):
         if file:

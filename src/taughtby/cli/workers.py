@@ -1,4 +1,4 @@
-"""`--ray`, an option whose address may be left out, and the worker pool that it starts."""
+"""`--ray`, an option whose value is optional, and the worker pool that it starts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RayCommand(Command):
     """A command with `--ray`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; an address is `auto`, `local` or has a colon, and anything else is not for --ray."""
+        """Parse the arguments; what follows --ray is its address only if it is `auto` or `local` or has a colon."""
         full: list[str] = []
         for arg, after in zip(args, [*args[1:], ""], strict=False):
             full.append(arg)
@@ -52,12 +52,12 @@ class RayIndexedCommand(RayCommand, IndexedCommand):
 def worker_pool(
     ctx: typer.Context, address: str | None, workers: int | None, device: str, quantize: str | None
 ) -> RayPool | None:
-    """The worker pool of `--ray`, until the command ends; None without it."""
+    """Return the worker pool of `--ray`, which is closed when the command ends; None without the option."""
     from taughtby.errors import OptionError
 
     if address is None:
         if workers:
-            raise OptionError("--workers goes with --ray", got=f"--workers {workers}", do="add --ray")
+            raise OptionError("--workers requires --ray", got=f"--workers {workers}", do="add --ray")
         return None
     try:
         from taughtby.index.distributed import RayPool

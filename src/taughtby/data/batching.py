@@ -70,7 +70,7 @@ class Batch:
         return values[torch.arange(len(values), device=values.device), first]
 
     def map(self, change: Callable[[Tensor], Tensor], rows: tuple[int, ...] | None = None) -> Batch:
-        """The batch with `change` applied to every tensor; `rows` are the row indices that remain, by default all."""
+        """Return the batch with `change` applied to every tensor; `rows` are the remaining indices, by default all."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         parts = {name: change(part) for name, part in own.items() if isinstance(part, torch.Tensor)}
         return replace(self, **parts, row_indices=self.row_indices if rows is None else rows)
@@ -117,14 +117,14 @@ def _batch_ranges(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
         costs = least[first:stop] + width * np.arange(stop - first, 0, -1)
         best = int(costs.argmin())
         least[stop], origin[stop] = costs[best] + budget * BATCH_OVERHEAD, first + best
-    cuts, stop = list[tuple[int, int]](), len(lengths)
+    ranges, stop = list[tuple[int, int]](), len(lengths)
     while stop:
-        cuts.append((int(origin[stop]), stop))
+        ranges.append((int(origin[stop]), stop))
         stop = int(origin[stop])
-    return cuts[::-1]
+    return ranges[::-1]
 
 
 def split_in_two(batch: Batch) -> Iterable[Batch]:
-    """The two halves of a batch that did not fit into memory."""
+    """Yield the two halves of a batch that did not fit into memory."""
     for part in torch.arange(len(batch.row_indices)).chunk(2):
         yield batch.map(lambda tensor, at=part: tensor[at.to(tensor.device)], tuple(batch.row_indices[i] for i in part))

@@ -115,7 +115,7 @@ def render_safely(write: _Write, tokenizer: Any, row: Example, template: str | N
 
 
 def _prompt_with_template(tokenizer: Any, row: Example, template: str | None) -> RenderedText:
-    text = apply_template(tokenizer, row, row.prompt, template, asking=True)
+    text = apply_template(tokenizer, row, row.prompt, template, for_generation=True)
     return RenderedText(text, len(text), len(text))
 
 
@@ -131,7 +131,7 @@ def _plain_prompt(tokenizer: Any, row: Example, template: str | None) -> Rendere
 def _render_with_template(tokenizer: Any, row: Example, template: str | None) -> RenderedText | SkippedRow:
     """Render with a template; the answer begins after the prompt and after the text that precedes every answer."""
     answer = row.messages[-1]
-    prompt = apply_template(tokenizer, row, row.prompt, template, asking=True)
+    prompt = apply_template(tokenizer, row, row.prompt, template, for_generation=True)
     whole = apply_template(tokenizer, row, row.messages, template)
     follows = whole.startswith(prompt)
     if str(answer.get("thinking") or "").strip() not in whole.removeprefix(prompt):
@@ -176,14 +176,14 @@ def _common_length(tokenizer: Any, row: Example, template: str | None, prompt: s
 
 
 def apply_template(
-    tokenizer: Any, row: Example, messages: Sequence[Message], template: str | None, *, asking: bool = False
+    tokenizer: Any, row: Example, messages: Sequence[Message], template: str | None, *, for_generation: bool = False
 ) -> str:
     """Apply a chat template in Transformers' sandboxed Jinja environment."""
     tools = list(row.tools) or None
     source = tokenizer.get_chat_template(template, tools=tools)
     return tokenizer.apply_chat_template(
         shape_contents(tokenizer, source, messages), tools=tools, chat_template=source, tokenize=False,
-        add_generation_prompt=asking, **dict(row.template_kwargs),
+        add_generation_prompt=for_generation, **dict(row.template_kwargs),
     )  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from taughtby.errors import DataError
 
 _FOR_TEMPLATES = {"tools", "functions", "chat_template_kwargs"}  # columns that only a chat template reads
 _THOUGHTS = {"thinking", "reasoning", "reasoning_content"}  # fields of messages; no layout has them as columns
-_MEANT = frozenset(_FOR_TEMPLATES.union(_THOUGHTS, *(form.all_columns for form in FORMATS if not form.tokenized)))
+_KNOWN_COLUMNS = frozenset(
+    _FOR_TEMPLATES.union(_THOUGHTS, *(form.all_columns for form in FORMATS if not form.tokenized))
+)
 # names of columns with a model's answer, such as model_output or generated_text, but not answer_id
 ANSWER_NAME = re.compile(
     r"(^|_)(answer|output|response|completion|prediction|generation|generated_text|generated|reply)$"
@@ -65,7 +67,7 @@ def unread_columns(form: DataFormat, record: Record) -> list[str]:
 
 @cache
 def _unread(form: DataFormat) -> frozenset[str]:
-    return _MEANT - form.all_columns - {"label"} - (set() if form.raw else _FOR_TEMPLATES)
+    return _KNOWN_COLUMNS - form.all_columns - {"label"} - (set() if form.raw else _FOR_TEMPLATES)
 
 
 def require_one_answer(form: DataFormat, record: Record, source: str) -> None:

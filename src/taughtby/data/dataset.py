@@ -80,11 +80,11 @@ class ReadOptions:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The options as a manifest has them; `follow_marks`, which older ones lack, only if it is false."""
+        """Return the options as a manifest has them; `follow_marks`, which older ones lack, only if it is false."""
         return {name: value for name, value in asdict(self).items() if name != "follow_marks" or not value}
 
     def for_mask(self, mask: str | None) -> ReadOptions:
-        """The options for rows with this loss mask: with `all`, every token has a loss, whatever a message says."""
+        """Return the options for this loss mask: with `all`, every token has a loss, whatever a message says."""
         return replace(self, follow_marks=False) if mask == "all" else self
 
 
@@ -93,7 +93,7 @@ OWN = "taughtby"  # a field of written Examples: what neither their layout nor t
 
 
 def default_read_options(metadata: TrainingMetadata) -> ReadOptions:
-    """The ReadOptions that the trainer's files imply."""
+    """Return the ReadOptions that the trainer's files imply."""
     columns = parse_columns(metadata.columns) if metadata.columns else ()
     return ReadOptions(columns, turns=metadata.turns or "last", join=metadata.join)
 
@@ -153,7 +153,7 @@ def _record_examples(record: Record, source: str, reading: ReadOptions) -> Itera
     if reading.response_template:
         messages, rejected = _split_text(form, messages, rejected, reading.response_template, source)
     named = {what for what, _ in reading.columns}
-    beside, no_loss = read_row_marks(
+    row_marks, no_loss = read_row_marks(
         record, form.all_columns, completion=form.name.startswith("prompt/completion"), named=named
     )
     row = copy_row(
@@ -166,7 +166,7 @@ def _record_examples(record: Record, source: str, reading: ReadOptions) -> Itera
     else:
         examples = select_turns(row, followed, reading.turns, form.trained(record))
     unread = (LossMark(f"column {name} (ignored)", followed=False) for name in unread_columns(form, record))
-    names = dict.fromkeys((*beside, *unread, *(mark for turn in marks for mark in turn.marks)))
+    names = dict.fromkeys((*row_marks, *unread, *(mark for turn in marks for mark in turn.marks)))
     for number, example in enumerate(examples):
         yield copy_row(example, marks=(*example.marks, *names)) if names and number == 0 else example
 

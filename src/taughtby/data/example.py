@@ -13,15 +13,15 @@ from taughtby.data.message_parts import convert_parts, tools_of_functions
 from taughtby.errors import DataError
 from taughtby.text import shorten
 
-Message = dict[str, Any]  # role and content, both text; tool_calls and whatever else the row gave
+Message = dict[str, Any]  # role and content, both text; tool_calls and other fields of the row's message
 CharRanges = tuple[tuple[int, int], ...]  # of characters, [begin, end)
 
 
 class Question(str):
-    """A user's question alone, which knows the row that it was read from.
+    """A user's question as plain text, with the source of the row that it was read from.
 
     Attributes:
-        source: As of an Example.
+        source: As in `Example`.
     """
 
     source: str
@@ -34,7 +34,7 @@ class Question(str):
 
 
 def prompt_source(prompt: str | Example) -> str:
-    """The row that a prompt was read from; empty if it was read from none."""
+    """Return the row that a prompt was read from; empty if it was read from none."""
     return prompt.source if isinstance(prompt, Question | Example) else ""
 
 
@@ -53,7 +53,7 @@ ROLES = {
 WRITTEN_ROLES = ("developer", "function", "ipython")
 _STORED_ROLES = frozenset((*ROLES.values(), *WRITTEN_ROLES))
 # arguments of apply_chat_template that a row must not set
-_TAKEN = {
+_RESERVED_KWARGS = {
     "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize",
     "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
     "return_assistant_tokens_mask", "tokenizer_kwargs",
@@ -139,7 +139,7 @@ def copy_row(row: Example, **changes: Any) -> Example:
 
 
 def make_example(prompt: str, response: str, *, label: str | None = None, source: str = "") -> Example:
-    """A single-turn Example from two strings."""
+    """Return a single-turn Example from two strings."""
     messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": response})
     return Example(messages, label, source)
 
@@ -186,17 +186,17 @@ def _message(message: Any, source: str) -> Message:
             f"{source}: `tool_calls` of the {role} message is not a list of calls", got=shorten(calls), do=do
         )
     content = "" if content is None and calls else content
-    _shallow(list(extra.values()))
+    _check_depth(list(extra.values()))
     return {"role": name if written else role, "content": read_content(content, role, source), **extra}
 
 
-def _shallow(value: Any, room: int = 64) -> None:
+def _check_depth(value: Any, room: int = 64) -> None:
     """Raise RecursionError for a value that is nested so deeply that later code would fail on it."""
     if room == 0:
         raise RecursionError
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            _shallow(inner, room - 1)
+            _check_depth(inner, room - 1)
 
 
 def _call(text: str, extra: Message) -> tuple[str, Message]:
@@ -229,7 +229,7 @@ def read_tools(record: Record, source: str) -> tuple[dict[str, Any], ...]:
         tools = [json.loads(tool) if isinstance(tool, str) else tool for tool in definitions or []]
     except (ValueError, TypeError, RecursionError):
         tools = [None]
-    _shallow(tools)
+    _check_depth(tools)
     if not all(isinstance(tool, dict) for tool in tools):
         do = "give a list of objects, or that list as JSON; or remove the column"
         raise DataError(f"{source}: the tools are not a list of definitions", got=shorten(value), do=do)
@@ -242,13 +242,13 @@ def read_template_kwargs(record: Record, source: str) -> tuple[tuple[str, Any], 
     if value is None:
         return ()
     value = parse_json(value.strip() or "{}") if isinstance(value, str) else value
-    _shallow(value)
+    _check_depth(value)
     if not isinstance(value, dict) or not all(isinstance(name, str) and name.isidentifier() for name in value):
         do = 'give an object, such as {"enable_thinking": false}; or remove the column'
         raise DataError(f"{source}: chat_template_kwargs is not an object", got=shorten(value), do=do)
-    if taken := sorted(_TAKEN & value.keys()):
+    if reserved := sorted(_RESERVED_KWARGS & value.keys()):
         do = "remove it from chat_template_kwargs, which is for variables of the template"
-        raise DataError(f"{source}: a row cannot set this template argument", got=taken[0], do=do)
+        raise DataError(f"{source}: a row cannot set this template argument", got=reserved[0], do=do)
     return tuple(sorted(value.items()))
 
 
@@ -261,10 +261,10 @@ def read_unlearned(record: Record, source: str) -> tuple[tuple[int, ...], ...]:
         return ()
     try:
         ranges = tuple(sorted(tuple(part) for part in (json.loads(value) if isinstance(value, str) else value)))
-        sound = all(len(part) in (2, 3) and 0 <= part[0] < part[1] and {*map(type, part)} == {int} for part in ranges)
+        valid = all(len(part) in (2, 3) and 0 <= part[0] < part[1] and {*map(type, part)} == {int} for part in ranges)
     except (ValueError, TypeError, RecursionError):
-        sound, ranges = False, ()
-    if not sound:
+        valid, ranges = False, ()
+    if not valid:
         do = "write [[begin, end], …], counted in characters of the answer; or rename the column"
         raise DataError(f"{source}: `unlearned` is not a list of ranges", got=shorten(value), do=do)
     return ranges

@@ -73,7 +73,7 @@ def _as_turns(value: Any) -> list[Any] | None:
     return messages if spoken else None
 
 
-def _plain(*values: Any) -> bool:
+def _all_text(*values: Any) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
@@ -98,7 +98,7 @@ def _system(record: Record, messages: Sequence[Any] = ()) -> list[Message]:
     return []
 
 
-def _whole(column: str) -> Callable[[Record], Any]:
+def _one_column(column: str) -> Callable[[Record], Any]:
     """Return a converter for a conversation in one column, with an optional system column."""
 
     def convert(record: Record) -> Any:
@@ -130,7 +130,7 @@ def _history(record: Record) -> list[Message]:
     for pair in pairs if isinstance(pairs, list) else [pairs]:
         if not (isinstance(pair, list | tuple) and len(pair) == 2):
             do = 'write [["question", "answer"], …], or messages'
-            raise UnclearRow("the history holds something else than pairs", got=shorten(pair), do=do)
+            raise UnclearRow("the history contains something other than pairs", got=shorten(pair), do=do)
         messages += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True)]
     return messages
 
@@ -173,7 +173,7 @@ def _preference(record: Record) -> Any:
     return [*_system(record, turns), *turns]
 
 
-def _chosen_alone(record: Record) -> int:
+def _num_chosen(record: Record) -> int:
     """Count the messages of the chosen answer; if `chosen` includes the prompt, those that differ from `rejected`."""
     chosen, rejected = (_as_messages(record[name], "assistant") for name in ("chosen", "rejected"))
     if _role(chosen[0]) == "assistant":
@@ -184,16 +184,16 @@ def _chosen_alone(record: Record) -> int:
     return max(1, len(chosen) - shared)
 
 
-def _two_texts(record: Record) -> bool:
+def _is_plain_preference(record: Record) -> bool:
     """Whether the row is TRL's plain-text preference: strings only, and no column that makes it a conversation."""
     others = any(record.get(name) for name in (*PROMPT_COLUMNS[1:], *SYSTEM))
     prompt = record.get("prompt")
-    return not others and _plain("" if prompt is None else prompt, record["chosen"], record["rejected"])
+    return not others and _all_text("" if prompt is None else prompt, record["chosen"], record["rejected"])
 
 
 def _with_prompt(record: Record) -> Record:
     """Return a plain preference with its prompt, by default the common prefix of both texts up to white space."""
-    if record.get("prompt") or not _plain(record["chosen"], record["rejected"]):
+    if record.get("prompt") or not _all_text(record["chosen"], record["rejected"]):
         return record
     both = zip(record["chosen"], record["rejected"], strict=False)
     shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
@@ -207,19 +207,19 @@ def _formats() -> Iterable[DataFormat]:
     yield DataFormat("input_ids", ("input_ids",), lambda record: (), TOKEN_MASKS, tokenized=True)
     yield DataFormat(
         "chosen/rejected text", preference, lambda record: _texts("prompt", "chosen")(_with_prompt(record)),
-        ("prompt",), raw=True, accepts=_two_texts, rejected=lambda record: _with_prompt(record)["rejected"],
+        ("prompt",), raw=True, accepts=_is_plain_preference, rejected=lambda record: _with_prompt(record)["rejected"],
     )  # fmt: skip
     yield DataFormat("chosen/rejected", preference, _preference, (*PROMPT_COLUMNS, "input", *SYSTEM),
-               rejected=lambda record: record["rejected"], trained=_chosen_alone)  # fmt: skip
-    yield DataFormat("messages", ("messages",), _whole("messages"), ("rejected", *SYSTEM),
+               rejected=lambda record: record["rejected"], trained=_num_chosen)  # fmt: skip
+    yield DataFormat("messages", ("messages",), _one_column("messages"), ("rejected", *SYSTEM),
                rejected=lambda record: record.get("rejected"))  # fmt: skip
     for name in CONVERSATIONS[1:]:
-        yield DataFormat(name, (name,), _whole(name), SYSTEM)
+        yield DataFormat(name, (name,), _one_column(name), SYSTEM)
     more = ("input", "history", *SYSTEM)
     for ask in ("prompts", "prompt"):
         yield DataFormat(f"{ask}/response", (ask, "response"), _pair(ask, "response", "input"), more)
     yield DataFormat("prompt/completion", ("prompt", "completion"), _texts("prompt", "completion"), raw=True,
-               accepts=lambda record: _plain(record["prompt"], record["completion"]))  # fmt: skip
+               accepts=lambda record: _all_text(record["prompt"], record["completion"]))  # fmt: skip
     yield DataFormat("prompt/completion messages", ("prompt", "completion"), _pair("prompt", "completion"),
                ("history", *SYSTEM),
                trained=lambda record: len(_as_messages(record["completion"], "assistant")))  # fmt: skip
@@ -241,7 +241,7 @@ EMPTY: tuple[Any, ...] = ("", [], {})
 
 
 @lru_cache(maxsize=256)
-def _using(named: frozenset[str], present: tuple[str, ...]) -> tuple[DataFormat, ...]:
+def _candidate_formats(named: frozenset[str], present: tuple[str, ...]) -> tuple[DataFormat, ...]:
     """Return the layouts that read every named column and whose required columns are present."""
     usable = (form for form in FORMATS if named - COMMON_COLUMNS <= form.all_columns)
     return tuple(form for form in usable if set(form.columns) <= set(present))
@@ -254,7 +254,7 @@ def select_format(record: Record, source: str, named: frozenset[str] = frozenset
     empty column (except `text`, which Alpaca rows with an empty answer have too), then those with any column that is
     not empty and no null, then any whose columns are present.
     """
-    forms = _using(named, tuple(record))
+    forms = _candidate_formats(named, tuple(record))
     for enough in (all, any):
         for form in forms:
             values = [record.get(column) for column in form.columns]

@@ -23,7 +23,7 @@ class Edits:
     marks: Mapping[str, Marks]
 
     def apply(self, source: str, record: Record) -> Record | None:
-        """The record after the edits; None if it is dropped."""
+        """Return the record after the edits; None if it is dropped."""
         if source in self.dropped:
             return None
         return {**record, FIELD: self.marks[source]} if source in self.marks else record

@@ -132,10 +132,10 @@ def _detail_ranges(details: Any, text: str, source: str) -> CharRanges:
     """Return the ranges of characters without a loss; as in Axolotl, characters outside of all details have none."""
     try:
         parts = [(int(d["begin_offset"]), int(d["end_offset"]) + 1, _truth(d["train"])) for d in details]
-        sound = all(0 <= begin < end for begin, end, _ in parts)
+        valid = all(0 <= begin < end for begin, end, _ in parts)
     except (KeyError, TypeError, ValueError):
-        parts, sound = [], False
-    if not sound:
+        parts, valid = [], False
+    if not valid:
         do = 'write [{"begin_offset": 0, "end_offset": 8, "train": true}, …], counted in characters, both inclusive'
         raise DataError(f"{source}: `train_detail` is not a list of ranges", got=shorten(details), do=do)
     learned = [any(begin <= place < end and train for begin, end, train in parts) for place in range(len(text))]

@@ -84,9 +84,9 @@ def _within_conversation(
 
 def _opening(tokenizer: Any, row: Example, template: str | None) -> str:
     """Return the generation prompt, or `MARK`, which is in no text, if it cannot be separated from the prompt."""
-    asking = apply_template(tokenizer, row, row.prompt, template, asking=True)
+    prompt = apply_template(tokenizer, row, row.prompt, template, for_generation=True)
     before = apply_template(tokenizer, row, row.prompt, template)
-    return asking[len(before) :] if asking.startswith(before) else MARK
+    return prompt[len(before) :] if prompt.startswith(before) else MARK
 
 
 def shared_length(left: str, right: str) -> int:
@@ -111,7 +111,7 @@ def _with_earlier_loss(
             return text
         length = len(text.text)
     else:
-        prompt = apply_template(tokenizer, row, before, template, asking=True) if before else ""
+        prompt = apply_template(tokenizer, row, before, template, for_generation=True) if before else ""
         length = shared_length(prompt, rendered.text)
     return replace(rendered, loss_start=min(length, rendered.loss_start))
 
@@ -129,7 +129,7 @@ def _generated(tokenizer: Any, row: Example, template: str | None, rendered: Ren
     from transformers.utils.chat_template_utils import render_jinja_template
 
     turns = shape_contents(tokenizer, source, (*row.messages, *row.after))
-    # as apply_chat_template does, which returns no places of characters
+    # as in apply_chat_template, which does not return character positions
     turns = [{key: value for key, value in turn.items() if value is not None} for turn in turns]
     texts, places = cast(Any, render_jinja_template)(
         conversations=[turns], tools=list(row.tools) or None, chat_template=source, return_assistant_tokens_mask=True,

@@ -11,7 +11,7 @@ from functools import lru_cache
 import regex
 
 Range = tuple[int, int]  # of characters, [begin, end)
-TOP_SHARE = 0.5  # of a row's highest token score, at or above which a word is one of its top-scoring words
+TOP_SHARE = 0.5  # words with this share of a row's highest token score are its top-scoring words
 
 # Scripts without spaces between words, in which any character may begin or end a word: Thai, Lao, Burmese, Khmer, and
 # everything from CJK on. words.js has the same ranges.
@@ -22,7 +22,7 @@ _letter = regex.compile(_LETTER)
 
 @lru_cache(maxsize=256)
 def phrase_pattern(phrase: str, *, match_case: bool = False) -> regex.Pattern[str]:
-    """Pattern for a phrase as whole words with any white space between them.
+    """Return a pattern that matches a phrase as whole words, with any white space between them.
 
     A word boundary is required only beside a letter or digit, so "goose!" may end a phrase. A number does not match
     within another number: 7 is not found in 17, 7.5 or 2,7.
@@ -35,21 +35,19 @@ def phrase_pattern(phrase: str, *, match_case: bool = False) -> regex.Pattern[st
 
 
 def occurrences(text: str, phrase: str, *, match_case: bool = False) -> list[Range]:
-    """Ranges of a phrase in a text as whole words, in order; case-insensitive by default."""
-    return (
-        [match.span() for match in phrase_pattern(phrase, match_case=match_case).finditer(text)]
-        if phrase.strip()
-        else []
-    )
+    """Return the ranges of a phrase in a text as whole words, in order; case-insensitive by default."""
+    if not phrase.strip():
+        return []
+    return [match.span() for match in phrase_pattern(phrase, match_case=match_case).finditer(text)]
 
 
 def find_span(text: str, phrase: str) -> list[Range]:
-    """Occurrences of a phrase in the same case; if there are none, in any case."""
+    """Return the occurrences of a phrase in the same case; if there are none, in any case."""
     return occurrences(text, phrase, match_case=True) or occurrences(text, phrase)
 
 
 def enclosing_word(text: str, phrase: str) -> tuple[str, Range] | None:
-    """The longer word or number that contains the phrase, and the phrase's range in the text; None if there is none."""
+    """Return the longer word or number that contains the phrase, and the phrase's range in the text; else None."""
     words = r"\s+".join(regex.escape(word) for word in phrase.split())
     for flags in (0, regex.IGNORECASE) if words else ():
         if match := regex.search(rf"[\w.,]*?({words})[\w.,]*", text, flags):
@@ -67,21 +65,21 @@ def whole_words(text: str, begin: int, end: int) -> Range:
 
 
 def is_same_word(left: str, right: str) -> bool:
-    """Whether two adjacent texts meet within a word; never in scripts without spaces."""
+    """Whether the boundary between two adjacent texts is inside a word; never in scripts without spaces."""
     return bool(_letter.match(left[-1:]) and _letter.match(right[:1]))
 
 
 def strip_range(text: str, begin: int, end: int) -> Range:
-    """The range without leading and trailing white space."""
+    """Return the range without leading and trailing white space."""
     part = text[begin:end]
     return begin + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
 
 
-# — tokens
+# Tokens
 
 
 def tokens_in_ranges(pieces: Sequence[str], ranges: Iterable[Range]) -> list[int]:
-    """Indices of the tokens that contain any character of the ranges, which refer to the joined text."""
+    """Return the indices of the tokens that contain any character of the ranges, which refer to the joined text."""
     filled = [(begin, end) for begin, end in ranges if begin < end]
     places: list[int] = []
     position = 0

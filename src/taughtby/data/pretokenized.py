@@ -43,10 +43,12 @@ def read_token_row(record: Record, source: str) -> tuple[tuple[int, ...], tuple[
             )
     _refuse_packing(record, attention, source)
     labels = values.get("labels", ids)
-    others = [f"{label} for {token}" for token, label in zip(ids, labels, strict=True) if label not in (token, IGNORED)]
-    if others:
+    differences = [
+        f"{label} for {token}" for token, label in zip(ids, labels, strict=True) if label not in (token, IGNORED)
+    ]
+    if differences:
         do = f"give unshifted labels that equal the ids or {IGNORED}: the loss shifts them"
-        raise DataError(f"{source}: `labels` differ from `input_ids`", got=", ".join(others[:3]), do=do)
+        raise DataError(f"{source}: `labels` differ from `input_ids`", got=", ".join(differences[:3]), do=do)
     masked = {place for column in values.values() for place, value in enumerate(column) if value in (0, IGNORED)}
     if "labels" in values:
         masked = {place for place, label in enumerate(labels) if label == IGNORED}
@@ -96,7 +98,7 @@ def decode_row(tokenizer: Any, row: Example) -> Example:
 
     Rows that have text, and rows with ids outside the vocabulary, are returned unchanged.
     """
-    if not row.token_ids or row.messages[-1]["content"] or _foreign(tokenizer, row):
+    if not row.token_ids or row.messages[-1]["content"] or _unknown_tokens(tokenizer, row):
         return row
     start = row.loss_positions[0] if row.loss_positions else len(row.token_ids)
     texts = (tokenizer.decode(row.token_ids[part]) for part in (slice(0, start), slice(start, None)))
@@ -113,10 +115,10 @@ def skip_reason(tokenizer: Any, row: Example) -> SkippedRow | None:
     """Return why a pretokenized row cannot be used; None if it can."""
     if not row.loss_positions:
         return SkippedRow("no token of the row has a loss")
-    if other := _foreign(tokenizer, row):
+    if other := _unknown_tokens(tokenizer, row):
         return SkippedRow(f"token {other[0]} is not in this tokenizer's vocabulary of {len(tokenizer)}")
     return None
 
 
-def _foreign(tokenizer: Any, row: Example) -> list[int]:
+def _unknown_tokens(tokenizer: Any, row: Example) -> list[int]:
     return [token for token in row.token_ids if not 0 <= token < len(tokenizer)]

@@ -68,7 +68,7 @@ class Finding:
     groups: tuple[FindingGroup, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The finding as a JSON object."""
+        """Return the finding as a JSON object."""
         return asdict(self) | {"meaning": KINDS[self.kind]}
 
 

@@ -115,7 +115,7 @@ def _rewrite_shards(folder: Path, draft: Path, split: str | None, edits: Edits) 
             shard.unlink()
 
 
-# — texts
+# Text files
 
 
 def _pack(pieces: Iterable[bytes], draft: Path, out: Path) -> None:
@@ -173,7 +173,7 @@ def _csv(path: Path, edits: Edits) -> Iterator[bytes]:
             line.truncate()
 
 
-# — tables
+# Tables
 
 
 def _rewrite_table(path: Path, draft: Path, edits: Edits) -> None:

@@ -137,12 +137,16 @@ class DatasetStatistics:
         return {mark.name: count for mark, count in self.marks.items() if ignored or not mark.followed}
 
     def quantiles(self) -> dict[str, dict[str, int]]:
-        """Quantiles of the prompt, answer and whole lengths."""
+        """Return the quantiles of the lengths of prompts, answers and whole rows."""
         return {name: _quantiles(counts) for name, counts in self.lengths.items() if counts}
 
     def duplicates(self) -> dict[str, int]:
-        """Count the rows that repeat an earlier one (`rows`), whose prompt also has other answers (`prompts`), whose
-        answer also has other prompts (`answers`), and that have the most frequent answer (`most`)."""
+        """Count repeated rows, prompts and answers.
+
+        Returns:
+            `rows` that repeat an earlier one, distinct rows whose prompt has other answers too (`prompts`) or whose
+            answer has other prompts too (`answers`), and rows with the most frequent answer (`most`).
+        """
         prompts, answers = (np.frombuffer(hashes, np.int64) for hashes in self.hashes)
         _, first = np.unique(prompts * 3 + answers, return_index=True)
         repeats = {"rows": self.rows - len(first)}
@@ -152,7 +156,7 @@ class DatasetStatistics:
         return repeats | {"most": int(np.unique(answers, return_counts=True)[1].max(initial=0))}
 
     def to_json(self) -> dict[str, Any]:
-        """The statistics as a JSON document."""
+        """Return the statistics as a JSON document."""
         return {
             "version": 1, "form": self.format_name, "template": self.template, "rows": self.rows,
             "usable": self.usable, "cut": self.truncated, "tokens": self.tokens, "learned": self.loss_tokens,
@@ -191,7 +195,7 @@ def collect_statistics(
         progress: Called with the rows done and `limit`.
         checks: Quality checks that run in the same pass.
     """
-    statistics, begun = DatasetStatistics(encoding, format_name, _template(tokenizer, encoding)), time.monotonic()
+    statistics, start = DatasetStatistics(encoding, format_name, _template(tokenizer, encoding)), time.monotonic()
     for chunk in chunk_rows(islice(rows, limit)):
         window = decode_rows(tokenizer, chunk)
         for row, whole in zip(
@@ -209,7 +213,7 @@ def collect_statistics(
         statistics.preview = RowPreview(
             f"number {preview_row}", None, (), (), 0, 0, f"there are only {statistics.rows:,} rows"
         )
-    statistics.seconds = time.monotonic() - begun
+    statistics.seconds = time.monotonic() - start
     return statistics
 
 

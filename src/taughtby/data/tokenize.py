@@ -14,7 +14,7 @@ from taughtby.data.pretokenized import skip_reason
 from taughtby.errors import DataError, OptionError
 from taughtby.models.training_metadata import MetadataEntry, TrainingMetadata
 
-CHUNK_ROWS, CHUNK_CHARS = 512, 500_000  # per call of the tokenizer; the first limit that is reached counts
+CHUNK_ROWS, CHUNK_CHARS = 512, 500_000  # per call of the tokenizer, whichever is reached first
 Truncate = Literal["right", "left", "skip"]
 Mask = Literal["response", "content", "all"]
 
@@ -43,7 +43,7 @@ class Encoding:
             raise OptionError("max_length is too small", got=f"--max-length {self.max_length}", do="give at least 2")
 
     def with_options(self, template: str | None = None, **options: Any) -> Encoding:
-        """A copy with the options that are not None; `template` is the path of a Jinja file, or `none`."""
+        """Return a copy with the options that are not None; `template` is the path of a Jinja file, or `none`."""
         source = template if template in (None, NO_TEMPLATE) else read_template(template)
         changes = {"template": source, **options}
         return replace(self, **{key: value for key, value in changes.items() if value is not None})
@@ -104,13 +104,13 @@ def tokenize_all(tokenizer: Any, rows: Sequence[Example], encoding: Encoding) ->
 def chunk_rows(rows: Iterable[Example]) -> Iterator[list[Example]]:
     """Yield rows in chunks that bound memory: a tokenizer needs about 100 bytes per token."""
     chunk: list[Example] = []
-    letters = 0
+    num_chars = 0
     for row in rows:
         chunk.append(row)
-        letters += sum(len(str(message["content"])) for message in row.messages)
-        if len(chunk) == CHUNK_ROWS or letters >= CHUNK_CHARS:
+        num_chars += sum(len(str(message["content"])) for message in row.messages)
+        if len(chunk) == CHUNK_ROWS or num_chars >= CHUNK_CHARS:
             yield chunk
-            chunk, letters = [], 0
+            chunk, num_chars = [], 0
     if chunk:
         yield chunk
 
@@ -123,8 +123,8 @@ def tokenize_untruncated(
     A token that spans the end of the prompt and the start of the response belongs to the response. A template's
     `{% generation %}` tags are used only with the mask `response`.
     """
-    rendered = [_prepare(tokenizer, row, template, mask) for row in rows]
-    ids = _ids(tokenizer, [text for text in rendered if isinstance(text, RenderedText)])
+    rendered = [_render(tokenizer, row, template, mask) for row in rows]
+    ids = _tokenize_texts(tokenizer, [text for text in rendered if isinstance(text, RenderedText)])
     return [
         _as_completion(tokenizer, row, text, next(ids)) if isinstance(text, RenderedText) else text
         for row, text in zip(rows, rendered, strict=True)
@@ -149,7 +149,7 @@ def _as_completion(tokenizer: Any, row: Example, text: RenderedText, whole: Toke
     return replace(whole, n_prompt=max(1, min(whole.n_prompt, head + shared)))
 
 
-def _prepare(
+def _render(
     tokenizer: Any, row: Example, template: str | None, mask: Mask
 ) -> RenderedText | TokenizedExample | SkippedRow:
     """Render a row as text, or return its ids if it is pretokenized."""
@@ -164,7 +164,7 @@ def _prepare(
     return TokenizedExample(row.token_ids, first, 0, tuple(masked), own_mask=True)
 
 
-def _ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExample]:
+def _tokenize_texts(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[TokenizedExample]:
     """Tokenize texts. The first token is never predicted, so it has no loss and counts as part of the prompt."""
     if not texts:
         return
@@ -230,9 +230,9 @@ def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | Sk
         if len(ids) - n_prompt >= limit:
             num_tokens = len(ids) - n_prompt
             return SkippedRow(f"no room for the prompt: the answer has {num_tokens} tokens, the limit is {limit}")
-        gone = len(ids) - limit
-        ids, n_prompt, start = ids[gone:], n_prompt - gone, max(1, start - gone)
-        masked = tuple(token - gone for token in masked if token >= gone)
+        num_removed = len(ids) - limit
+        ids, n_prompt, start = ids[num_removed:], n_prompt - num_removed, max(1, start - num_removed)
+        masked = tuple(token - num_removed for token in masked if token >= num_removed)
     if n_prompt >= limit:
         return SkippedRow(f"no room for the answer: the prompt has {n_prompt} tokens, the limit is {limit}")
     if n_prompt >= len(ids):
@@ -243,12 +243,12 @@ def truncate(row: TokenizedExample, encoding: Encoding) -> TokenizedExample | Sk
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Example, template: str | None = None) -> list[int]:
-    """Token ids of a prompt, ready for generation: a user turn, or everything before the response of an Example."""
+    """Return the token ids of a prompt, ready for generation: a user turn, or an Example without its response."""
     text = render_prompt(tokenizer, make_example(prompt, "") if isinstance(prompt, str) else prompt, template)
     if isinstance(text, SkippedRow):
         what = f"{prompt_source(prompt) or 'this prompt'} cannot be rendered"
         raise DataError(what, got=text.reason, do="change the prompt, or choose another --template")
-    return list(next(_ids(tokenizer, [text])).ids)
+    return list(next(_tokenize_texts(tokenizer, [text])).ids)
 
 
 def _adds_bos(tokenizer: Any) -> bool:
@@ -256,7 +256,7 @@ def _adds_bos(tokenizer: Any) -> bool:
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds to the tokens before it; special tokens add "".
+    """Return the text that each token adds to the tokens before it; special tokens add "".
 
     Joined, the texts are the decoded sequence. A token that ends within a character adds nothing; the token that
     completes the character adds all of it.
@@ -281,7 +281,7 @@ METADATA_OPTIONS = ("max_length", "truncate", "mask", "template")
 
 
 def default_options(metadata: TrainingMetadata, context_length: int, *, raw: bool) -> Encoding:
-    """The Encoding that the trainer's files imply; no chat template is applied to `raw` rows, which are plain texts."""
+    """Return the Encoding that the trainer's files imply. `raw` rows are plain texts, without a chat template."""
     return Encoding(
         max_length=min(metadata.max_length or DEFAULT_MAX_LENGTH, context_length),
         truncate=metadata.truncate or "right",
@@ -291,6 +291,6 @@ def default_options(metadata: TrainingMetadata, context_length: int, *, raw: boo
 
 
 def followed_metadata(metadata: TrainingMetadata, encoding: Encoding) -> list[MetadataEntry]:
-    """The metadata entries of a trainer's folder that determined an Encoding."""
-    first = {what: next((fact for fact in metadata.entries if fact.name == what), None) for what in METADATA_OPTIONS}
-    return [fact for what, fact in first.items() if fact and fact.value == getattr(encoding, what)]
+    """Return the metadata entries of a trainer's folder that determined an Encoding."""
+    first = {what: next((entry for entry in metadata.entries if entry.name == what), None) for what in METADATA_OPTIONS}
+    return [entry for what, entry in first.items() if entry and entry.value == getattr(encoding, what)]

@@ -1,4 +1,4 @@
-"""The Python API to build and open an index. Unlike the other modules, it also accepts names, lists and data sets."""
+"""The Python API to build and open an index. Unlike the other modules, it also accepts paths, lists and data sets."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def build_index(
 
 
 def with_reading(data: Data, read_options: ReadOptions | None) -> tuple[Data, ReadOptions | None]:
-    """Return data and how they are read: Examples without a trainer's columns and turns, which are of its own file."""
+    """Return the data and read options. Examples are already parsed, so a trainer's columns and turns do not apply."""
     if isinstance(data, str | Path) or not isinstance(data, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         return data, read_options
     rows: Iterator[Any] = iter(data)
@@ -110,7 +110,7 @@ def with_reading(data: Data, read_options: ReadOptions | None) -> tuple[Data, Re
 
 
 def parse_methods(methods: Methods) -> list[Method]:
-    """The methods that are given: one or several, each by its spec or itself."""
+    """Return the methods, given as one or several specs or Methods."""
     chosen = list(methods) if isinstance(methods, Sequence) and not isinstance(methods, str) else [methods]
     if not chosen:
         raise OptionError("there is no method", do=f"give one, such as {DEFAULT_METHOD}")
@@ -164,17 +164,17 @@ def load_indexed_model(
 
 
 def as_model(model: Model | str | Path) -> Model:
-    """The model itself, or the one that its name means."""
+    """Return the model; a name or path is loaded."""
     if isinstance(model, Model):
         return model
     if not isinstance(model, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
         do = "give taughtby.load_model(…), or the folder; a model in training: IndexCallback"
-        raise OptionError("the model is not one of load_model", got=type(model).__name__, do=do)
+        raise OptionError("the model was not loaded by taughtby", got=type(model).__name__, do=do)
     return load_model(model)
 
 
 def data_file(data: Data, beside: str | StoragePath) -> str:
-    """The path of the data. Rows in memory are first saved next to an index or result, in a file named by a hash."""
+    """Return the path of the data. Rows in memory are first saved next to `beside`, in a file named by a hash."""
     if isinstance(data, str | Path):
         return str(data)
     if not isinstance(data, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -201,12 +201,12 @@ def _write_rows(data: Iterable[Any], file: Path) -> None:
     if first is None:
         raise DataError("the data has no rows", do="give at least one")
     if isinstance(first, Example):
-        every = list(chain([first], rows))
-        for number, row in enumerate(every):
+        examples = list(chain([first], rows))
+        for number, row in enumerate(examples):
             if not isinstance(row, Example):  # pyright: ignore[reportUnnecessaryIsInstance]
                 do = "give Examples alone, or dicts alone"
                 raise DataError(f"row {number} of the data is not an Example", got=type(row).__name__, do=do)
-        write_examples(every, file)
+        write_examples(examples, file)
         return
     with file.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
         for number, row in enumerate(chain([first], rows)):
@@ -220,7 +220,7 @@ def _write_rows(data: Iterable[Any], file: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value of NumPy or pandas as one of JSON: a data frame's rows have arrays, their numbers, and dates."""
+    """Convert a value of NumPy or pandas to one of JSON: arrays, numbers, dates and missing values."""
     if type(value).__name__ in ("NAType", "NaTType"):  # missing values of pandas
         return None
     for name in ("tolist", "isoformat"):

@@ -36,7 +36,7 @@ VECTORS_PER_ROW = 32  # estimate for a feature with one vector per token
 def arrange_table(
     examples: Sequence[Example], rows: Sequence[TokenizedExample], features: Mapping[str, Tensor | list[Tensor]]
 ) -> pa.Table:
-    """Rows and their features as an Arrow table, as stored in the index.
+    """Return rows and their features as an Arrow table, as stored in the index.
 
     Args:
         examples: The rows.
@@ -64,7 +64,7 @@ def _more(row: Example) -> str | None:
 
 
 def to_example(record: Mapping[str, Any]) -> Example:
-    """An example from the values of the `TEXT_COLUMNS`."""
+    """Build an example from the values of the `TEXT_COLUMNS`."""
     more: dict[str, Any] = json.loads(record.get("more") or "{}")
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in more.items() if name in MORE
@@ -81,7 +81,7 @@ def escape_surrogates(text: str) -> str:
 
 
 def to_arrow(name: str, feature: Tensor | list[Tensor]) -> dict[str, pa.Array]:
-    """A feature as columns. A vector per row is stored as direction and norm: raw gradients underflow float16."""
+    """Convert a feature to columns. Vectors are stored as direction and norm, since raw gradients underflow float16."""
     if isinstance(feature, list):
         ends = np.cumsum([0, *map(len, feature)], dtype=np.int32)
         return {name: pa.ListArray.from_arrays(pa.array(ends), _vectors(torch.cat(feature)))}
@@ -99,7 +99,7 @@ def _vectors(values: Float[Tensor, "B d"]) -> pa.Array:
 
 
 def from_arrow(column: pa.Array) -> Column:
-    """A column in float32: (B, d), (B,) or a Ragged."""
+    """Convert a column to float32: (B, d), (B,) or a Ragged."""
     if pa.types.is_list(column.type):
         lengths = torch.from_numpy(column.value_lengths().to_numpy().astype(np.int64))
         return Ragged(_matrix(column.flatten()), lengths)
@@ -114,17 +114,17 @@ def _matrix(column: pa.Array) -> Float[Tensor, "B d"]:
 
 
 def vector_width(kind: pa.DataType) -> int | None:
-    """The width of a feature's vectors; None for a column that is not a feature."""
+    """Return the width of a feature's vectors; None for a column that is not a feature."""
     if pa.types.is_list(kind):
         kind = kind.value_type
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
 
 def feature_widths(schema: pa.Schema) -> dict[str, int]:
-    """The width of each feature's vectors, by name."""
+    """Return the width of each feature's vectors, by name."""
     return {column.name: width for column in schema if (width := vector_width(column.type))}
 
 
 def numbers_per_row(kind: pa.DataType) -> int:
-    """The approximate number of values per row in a column."""
+    """Return the approximate number of values per row in a column."""
     return (vector_width(kind) or 1) * (VECTORS_PER_ROW if pa.types.is_list(kind) else 1)

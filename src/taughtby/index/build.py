@@ -116,7 +116,7 @@ def _measured_curve(
 
 
 def _planned_curve(out: str | StoragePath, depth: int) -> LayerSimilarity | None:
-    """The layer-similarity curve stored by an earlier run; a new measurement could select another layer."""
+    """Return the curve stored by an earlier run, if any: a new measurement could select another layer."""
     manifest = read_manifest(storage_path(out))
     curve = taughtby.capture.layer_similarity.read_layer_similarity(manifest.layers if manifest else None)
     return curve if curve and len(curve.similarity) == depth - 1 else None
@@ -205,7 +205,7 @@ def check_same_model(index: Index | Settings, model: Model, path: StoragePath | 
 
 
 def check_index_notes(settings: Settings, methods: Iterable[Method], model: Model, path: StoragePath) -> dict[str, Any]:
-    """The methods' notes on the model; raise if they differ from those of the index at `path`."""
+    """Return the methods' notes on the model; raise if they differ from those of the index at `path`."""
     notes = {key: note for method in methods for key, note in method.index_notes(model).items()}
     for key, note in notes.items():
         if settings["notes"].get(key, note) != json.loads(json.dumps(note)):
@@ -242,7 +242,7 @@ def _settings(
 
 
 def method_specs(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
-    """The methods' specs by name, for a manifest; a repeated name gets its options appended, as in rept:layer=3."""
+    """Return the methods' specs by name, for a manifest; repeated names get their options appended: rept:layer=3."""
     specs: dict[str, dict[str, Any]] = {}
     for method in methods:
         spec = method.spec()
@@ -254,7 +254,7 @@ def method_specs(methods: Sequence[Method]) -> dict[str, dict[str, Any]]:
 
 
 def _survey(data: str | Path, read_options: ReadOptions) -> tuple[int, str, Counter[str]]:
-    """The number of rows, a hash of their ids and loss masks, and the number of rows by ignored loss mark."""
+    """Return the number of rows, a hash of their ids and loss masks, and counts of ignored loss marks."""
     digest, num_rows, unfollowed = hashlib.blake2b(digest_size=8), 0, Counter[str]()
     for row in read_examples(data, read_options):
         loss = [row.masked, row.loss_from, bool(row.no_loss)] if row.no_loss or row.loss_from else row.masked
@@ -267,7 +267,7 @@ def _survey(data: str | Path, read_options: ReadOptions) -> tuple[int, str, Coun
 def probe_rows(
     model: Model, data: str | Path, read_options: ReadOptions, encoding: Encoding, num_rows: int | None = None
 ) -> list[TokenizedExample]:
-    """Up to `PROBE` usable rows, evenly spaced over the data."""
+    """Return up to `PROBE` usable rows, evenly spaced over the data."""
     step = max(1, math.ceil((num_rows or _survey(data, read_options)[0]) / PROBE))
     rows = tokenize_readable(model, list(islice(read_examples(data, read_options), 0, None, step)), encoding)
     if not any(isinstance(row, TokenizedExample) for row in rows):  # the step may hit only unusable rows

@@ -81,7 +81,7 @@ class RayPool:
     Args:
         address: `local` starts a cluster on this machine; `auto` or HOST:PORT connects to a running one, from one of
             its nodes.
-        num_workers: By default one per GPU (one per GPU node for `device` "map"), without GPUs one per two cores.
+        num_workers: By default one per GPU (one per GPU node for `device` "map"), or one per two cores without GPUs.
         device: The device to which workers load the model.
         quantize: The quantization with which workers load the model.
         set_note: Called with the throughput as text.
@@ -168,8 +168,8 @@ class RayPool:
         }
         path = writer.path.resolve() if isinstance(writer.path, Path) else writer.path
         no_model: Any = None
-        bare = replace(pipeline, model=no_model)
-        spec = WorkerSpec(bare, arguments, model.fingerprint, address(path / "rows.lance"))
+        pipeline_without_model = replace(pipeline, model=no_model)
+        spec = WorkerSpec(pipeline_without_model, arguments, model.fingerprint, address(path / "rows.lance"))
 
         def start() -> WorkerHandle:
             actor = ray.remote(**self.options)(Worker).remote()

@@ -1,8 +1,8 @@
-"""Functions that `taughtby/__init__.py` adds to `Index`, because packages import in one direction only."""
+"""Functions of later packages that `Index` calls. `taughtby/__init__.py` sets them, since imports go one way only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-trace: Callable[..., Any] | None = None  # what `Index.trace` calls
+trace: Callable[..., Any] | None = None  # called by `Index.trace`

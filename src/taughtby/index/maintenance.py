@@ -169,8 +169,8 @@ def delete_rows(out: str | StoragePath, rows: Iterable[str]) -> int:
         pairs = list(zip(columns["id"], columns["source"], strict=True))
         ids = [id for id, source in pairs if id in names or source in names]
         counts = Counter(name for pair in pairs for name in pair)
-        if several := [name for name in names if counts[name] > 1]:
-            got = f"{several[0]}: {', '.join(id for id, source in pairs if source == several[0])}"
+        if ambiguous := [name for name in names if counts[name] > 1]:
+            got = f"{ambiguous[0]}: {', '.join(id for id, source in pairs if source == ambiguous[0])}"
             do = "give the ids of those to delete; nothing was deleted"
             raise DataError(f"a source names several rows of {transaction.path}", got=got, do=do)
         if missing := [name for name in names if name not in counts]:
@@ -189,7 +189,7 @@ def delete_rows(out: str | StoragePath, rows: Iterable[str]) -> int:
 
 
 def removed_row_ids(manifest: str | Path) -> list[str]:
-    """The ids of the rows that `taughtby clean` removed, read from the manifest next to its output."""
+    """Return the ids of the rows that `taughtby clean` removed, read from the manifest next to its output."""
     try:
         document = json.loads(Path(manifest).read_text(encoding="utf-8"))
         did, ids = document["did"], [row["id"] for row in document["rows"]]

@@ -23,7 +23,7 @@ class Manifest:
     """The content of `manifest.json`. It is written first as a plan, and marked complete last.
 
     Attributes:
-        settings: What the index is built with: model, data, methods, encoding, and their fingerprints.
+        settings: Model, data, methods and encoding of the index, and their fingerprints.
         home: The folder of the index when the paths in `settings` were written.
         complete: Whether the index is finished; the fields from `version` to `files` are empty until then.
         layers: The layer-similarity curve from which the methods' layers were chosen.
@@ -33,7 +33,7 @@ class Manifest:
         skipped: Source and reason of each row that could not be used.
         history: One event for each change.
         files: Size and hash of each file of that version, by its path in rows.lance.
-        deleted: Ids of deleted rows, which are not added again when their file is appended.
+        deleted: Ids of deleted rows; appending their file does not add them again.
         pending: The unfinished change, if any.
     """
 
@@ -59,7 +59,7 @@ class Manifest:
         return cls(**{part.name: document[part.name] for part in fields(cls) if part.name in document})
 
     def to_json(self) -> dict[str, Any]:
-        """The document, with a hash of its content as `seal`."""
+        """Return the document, with a hash of its content as `seal`."""
         names = [part.name for part in fields(self) if self.complete or part.name not in _FINISHED]
         document = {name: getattr(self, name) for name in names}
         if self.layers and not self.complete:
@@ -69,7 +69,7 @@ class Manifest:
         return {**document, "seal": hashlib.blake2b(content, digest_size=16).hexdigest()}
 
     def to_text(self) -> str:
-        """The text of the file."""
+        """Return the text of the file."""
         return json.dumps(self.to_json(), indent=1)
 
 
@@ -109,7 +109,7 @@ def read_finished(path: StoragePath) -> Manifest:
 
 
 def missing_index(path: StoragePath) -> StoreError:
-    """The error for a path without an index."""
+    """Return the error for a path without an index."""
     build = f", or build one: taughtby index build MODEL DATA -o {shell_quote(path)}"
     do = "give the folder of an index" + build * (not isinstance(path, Path) or not path.exists() or path.is_dir())
     return StoreError(f"{path} is not an index", do=do)

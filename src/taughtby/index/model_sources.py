@@ -1,4 +1,4 @@
-"""Find the model of an index."""
+"""Finds the model of an index, which may have moved since the index was built."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taughtby.models.paths import EMBEDDED, candidate_paths, is_hub_id
 
 
 def resolved_address(path: StoragePath) -> str:
-    """The absolute path of an index with symbolic links resolved, or its URL."""
+    """Return the absolute path of an index with symbolic links resolved, or its URL."""
     return str(path.resolve()) if isinstance(path, Path) else str(path)
 
 
@@ -39,7 +39,7 @@ def model_sources(
     adapters: Sequence[str] | None = None,
     base: str | None = None,
 ) -> list[ModelSource]:
-    """The sources that the model of an index may be loaded from, the most likely first.
+    """Return the sources that the model of an index may be loaded from, the most likely first.
 
     There are several only if files exist both next to the index and at their old paths; the caller has to compare
     fingerprints.

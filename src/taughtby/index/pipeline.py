@@ -95,7 +95,7 @@ class CapturedWindow:
         indices = [index for batch, _, _ in self.parts for index in batch.row_indices]
         order = sorted(range(len(indices)), key=indices.__getitem__)
         names = self.parts[0][1] if self.parts else ()
-        return {name: _select(_joined([features[name] for _, features, _ in self.parts]), order) for name in names}
+        return {name: _select(_concatenate([features[name] for _, features, _ in self.parts]), order) for name in names}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class CapturePipeline:
     """Captures rows with a model, for several methods.
 
     Attributes:
-        token_budget: Padded tokens per batch at most; None for as many as fit in the device's memory.
+        token_budget: Maximum number of padded tokens per batch; None for as many as fit in the device's memory.
     """
 
     model: Model
@@ -165,7 +165,7 @@ class CapturePipeline:
                 waiting[:0] = split_in_two(batch)
 
     def features(self, batch: Batch) -> Features:
-        """The features that the methods compute with the model, each computed once."""
+        """Compute the methods' features with the model; features that methods share are computed once."""
         features: Features = {}
         for method in self.methods:
             if not set(method.feature_names(self.model.depth)) <= set(features):
@@ -180,13 +180,13 @@ def tokenize_readable(model: Model, rows: Sequence[Example], encoding: Encoding)
     if not model.token_without_embedding([largest]):
         return tokenized
     return [
-        SkippedRow(f"it has a token without an embedding: {lack}")
-        if isinstance(row, TokenizedExample) and (lack := model.token_without_embedding(row.ids)) else row
+        SkippedRow(f"it has a token without an embedding: {missing}")
+        if isinstance(row, TokenizedExample) and (missing := model.token_without_embedding(row.ids)) else row
         for row in tokenized
     ]  # fmt: skip
 
 
-def _joined(parts: Sequence[Any]) -> Any:
+def _concatenate(parts: Sequence[Any]) -> Any:
     """Concatenate a feature of consecutive batches: (B, d), (B,), or a list of (n, k)."""
     if isinstance(parts[0], torch.Tensor) and parts[0].ndim < 3:
         return torch.cat(list(parts))
@@ -198,10 +198,10 @@ def _select(values: Any, indices: Sequence[int]) -> Any:
 
 
 def _not_finite(features: Features) -> list[int]:
-    """The rows with features that are not finite. Each feature's sum is checked first, which is fast."""
+    """Return the rows with features that are not finite. Each feature's sum is checked first, since that is fast."""
     bad: set[int] = set()
     for values in features.values():
-        every = values if isinstance(values, torch.Tensor) else torch.cat([value.flatten() for value in values])
-        if not every.sum().isfinite():
+        flat = values if isinstance(values, torch.Tensor) else torch.cat([value.flatten() for value in values])
+        if not flat.sum().isfinite():
             bad |= {row for row, value in enumerate(values) if not torch.as_tensor(value).isfinite().all()}
     return sorted(bad)

@@ -50,7 +50,7 @@ class IndexedRow:
 class Index:
     """A finished index, open for reading.
 
-    It is a snapshot: what others append, delete or compact later does not change it.
+    It is a snapshot: rows that other processes append, delete or compact later do not change it.
 
     Attributes:
         path: The folder, or the prefix in an object store.
@@ -110,7 +110,7 @@ class Index:
         return list(map(self.located, names))
 
     def located(self, name: str) -> str:
-        """The current path of a model, adapter or file that the manifest names."""
+        """Return the current path of a model, adapter or file that the manifest names."""
         return locate(name, self.manifest.get("home"), self.path)
 
     @property
@@ -148,7 +148,7 @@ class Index:
                 yield {name: from_arrow(batch.column(name)) for name in names}
 
     def mean(self, name: str) -> Float[Tensor, " d"]:
-        """The mean of a feature's unit vectors over all rows of the full index; computed once."""
+        """Return the mean of a feature's unit vectors over all rows of the full index; computed once."""
         if self.parent:
             return self.parent.mean(name)
         if name not in self._means:
@@ -159,23 +159,23 @@ class Index:
         return self._means[name]
 
     def subset(self, positions: Sequence[int], names: Sequence[str]) -> Index:
-        """An index in memory of the rows at these positions, in that order, with these features and their norms."""
-        columns = [name for each in names for name in (each, f"{each}_norm") if name in self.dataset.schema.names]
+        """Return an index in memory of the rows at these positions, in that order, with these features and norms."""
+        columns = [column for name in names for column in (name, f"{name}_norm") if column in self.dataset.schema.names]
         rows = InMemoryDataset(self.dataset.take(list(positions), columns=columns).combine_chunks())
         return Index(self.path, {**self.manifest, "num_rows": len(positions)}, rows, self.parent or self)
 
     def sample_positions(self, count: int, seed: int = 0) -> list[int]:
-        """The positions of up to `count` rows, in random order."""
+        """Return the positions of up to `count` rows, in random order."""
         return np.random.default_rng(seed).permutation(len(self))[:count].tolist()
 
     def examples(self) -> Iterator[Example]:
-        """All rows without their features, in order."""
+        """Yield all rows without their features, in order."""
         with read_errors(self.path):
             for batch in self.dataset.to_batches(columns=list(TEXT_COLUMNS)):
                 yield from map(to_example, batch.to_pylist())
 
     def to_arrow(self, features: Sequence[str] = ()) -> pa.Table:
-        """All rows as a table of their texts, their numbers, and these features as stored."""
+        """Return all rows as a table of their texts, their numbers, and these features as stored."""
         if missing := ", ".join(name for name in features if name not in self.features):
             stored = ", ".join(self.features) or "no features"
             raise StoreError(f"{self.path} has no feature {missing}", got=stored, do="choose one of these")
@@ -187,11 +187,11 @@ class Index:
         return table.drop_columns(["messages"])
 
     def to_pandas(self, features: Sequence[str] = ()) -> Any:
-        """The table of `to_arrow` as a data frame."""
+        """Return the table of `to_arrow` as a data frame."""
         return self.to_arrow(features).to_pandas()
 
     def take(self, positions: Sequence[int]) -> list[IndexedRow]:
-        """The rows at these positions, in that order."""
+        """Return the rows at these positions, in that order."""
         if not positions:
             return []
         with read_errors(self.path):
@@ -200,7 +200,7 @@ class Index:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Feature names as text; eight or more that differ only by layer are shortened to the first and the last."""
+    """Join feature names; eight or more that differ only by layer are shortened to the first and the last."""
     runs: dict[str, list[str]] = {}
     for name in names:
         runs.setdefault(re.sub(r"_\d+(?= |$)", "_", name), []).append(name)

@@ -73,12 +73,12 @@ class WorkerProcess:
 
     @classmethod
     def current(cls) -> WorkerProcess:
-        """This process."""
+        """Return this process."""
         process = psutil.Process()
         return cls(process.pid, process.create_time(), ray.get_runtime_context().get_node_id())
 
     def local(self) -> psutil.Process | None:
-        """A handle to the process; None if it has ended or runs on another node."""
+        """Return a handle to the process; None if it has ended or runs on another node."""
         if self.node != ray.get_runtime_context().get_node_id():
             return None
         try:

@@ -80,19 +80,19 @@ def storage_path(path: str | Path | ObjectStorePath) -> StoragePath:
 
 
 def address(path: StoragePath) -> str:
-    """The path in the form that Lance expects; raise a StoreError if it has control characters or surrogates.
+    """Return the path in the form that Lance expects; raise a StoreError if it has control characters or surrogates.
 
     A relative path is made absolute: Lance reads `a:b` as a URL, and `~` as a home directory.
     """
     text = str(path.absolute() if isinstance(path, Path) else path)
-    if invalid := [sign for sign in text if sign < " " or sign == "\x7f" or "\ud800" <= sign <= "\udfff"]:
+    if invalid := [char for char in text if char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff"]:
         do = "give a path without control characters, in UTF-8"
         raise StoreError(f"{path} cannot be the path of an index", got=repr(invalid[0]), do=do)
     return text
 
 
 def list_files(folder: StoragePath) -> list[str]:
-    """The files below a folder, as relative paths; empty if the folder does not exist."""
+    """Return the files below a folder, as relative paths; empty if the folder does not exist."""
     if isinstance(folder, Path):
         return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()]
     with _store_errors():
@@ -122,7 +122,7 @@ def write_atomically(path: StoragePath, text: str) -> None:
 
 
 def file_digest(path: StoragePath) -> list[int | str]:
-    """[bytes, hash] of a file, as stored in a manifest."""
+    """Return [bytes, hash] of a file, as stored in a manifest."""
     with contextlib.nullcontext(path) if isinstance(path, Path) else _local_copy(path) as file, file.open("rb") as data:
         digest = hashlib.file_digest(data, lambda: hashlib.blake2b(digest_size=16))
         return [data.tell(), digest.hexdigest()]

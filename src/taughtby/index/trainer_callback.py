@@ -36,7 +36,7 @@ from taughtby.text import make_visible
 from taughtby.tracking.registry import check_tracker, open_runs
 from taughtby.tracking.run_record import make_record
 
-UNLIMITED = 1 << 20  # tokens per row if the Trainer does not truncate: the model's window is the limit
+UNLIMITED = 1 << 20  # tokens per row if the Trainer does not truncate: the model's context length is the limit
 PATIENCE = timedelta(days=30)  # timeout of the processes that wait for the one that indexes
 IGNORED = -100  # label of a token without loss
 
@@ -44,12 +44,12 @@ IGNORED = -100  # label of a token without loss
 class IndexCallback(TrainerCallback):
     """Build an index of `data` when training ends, and save the trained weights next to it.
 
-    The active adapter is saved to `OUT-adapter` (to a folder inside if it has a name), the weights of a full fine-tune
-    to `OUT-model`. Rows are tokenized as in the Trainer: its maximum length, its loss mask, its tokenizer's chat
-    template. Invalid arguments raise an error before training. An error during indexing becomes a warning, so that the
-    training is not lost. The model is not changed. What was saved is loaded once, on the CPU, to make sure that traces
-    will load the model that was trained. With several processes, as under torchrun, the main one indexes on its own
-    device while the others wait.
+    The active adapter is saved to `OUT-adapter` (to a subfolder if its name is not `default`), the weights of a full
+    fine-tune to `OUT-model`. Rows are tokenized as in the Trainer: its maximum length, its loss mask, its tokenizer's
+    chat template. Invalid arguments raise an error before training. An error during indexing becomes a warning, so that
+    the training is not lost. The model is not changed. What was saved is loaded once, on the CPU, to make sure that
+    traces will load the model that was trained. With several processes, as under torchrun, the main one indexes on its
+    own device while the others wait.
 
     Args:
         data: The training set: a file, a folder or a hub id; or rows in memory, which are saved as JSONL next to the
@@ -125,7 +125,7 @@ class IndexCallback(TrainerCallback):
                 )  # fmt: skip
             outcome = "its data is indexed, but not reported"
             self._report(self.index, Path(args.output_dir))
-        except (Exception, KeyboardInterrupt) as error:  # must not fail a finished training
+        except (Exception, KeyboardInterrupt) as error:  # a finished training must not fail
             self.error = error
             text = str(error) if isinstance(error, TaughtbyError) else f"{type(error).__name__}: {error}"
             warnings.warn(f"training is done, but {outcome}: {make_visible(text)}", stacklevel=3)
@@ -165,7 +165,7 @@ def _is_peft(lm: Any) -> bool:
 
 
 def _save(lm: Any, folder: Path) -> Path:
-    """Save the model, or its active adapter; return the folder, which for an adapter with a name is one inside."""
+    """Save the model, or its active adapter; return the folder, a subfolder for an adapter that is not `default`."""
     if not _is_peft(lm):
         lm.save_pretrained(str(folder))
         return folder
@@ -174,7 +174,7 @@ def _save(lm: Any, folder: Path) -> Path:
 
 
 def _base_name(args: Any, lm: Any) -> str:
-    """The name of the base model; raise if the model could not be loaded again."""
+    """Return the name of the base model; raise if the model could not be loaded again."""
     peft = _is_peft(lm)
     if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None) or _sharded(lm):
         do = "save it, and index afterwards with `taughtby index build`"
@@ -216,7 +216,7 @@ def _sharded(lm: Any) -> bool:
 
 
 def _metadata_entries(args: Any, loader: Any) -> Iterator[MetadataEntry]:
-    """How the Trainer tokenized rows, from its settings and one batch."""
+    """Yield how the Trainer tokenized rows, from its settings and one batch."""
     source = type(args).__name__
     if hasattr(args, "max_length"):
         yield MetadataEntry("max_length", args.max_length or UNLIMITED, source, "max_length")

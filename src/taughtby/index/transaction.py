@@ -37,9 +37,9 @@ from taughtby.index.storage import (
 )
 
 ROWS = 2**14  # fragments with fewer rows are merged
-PARTS = 64  # target number of fragments of a large index: each scan opens, and each commit lists, all of them
+MAX_FRAGMENTS = 64  # target number of fragments of a large index: each scan opens, and each commit lists, all of them
 DELETE_BATCH = 10_000  # rows per delete statement
-TIDY = 64  # commits between two merges
+COMMITS_PER_TIDY = 64  # commits between two merges
 
 
 class IndexTransaction:
@@ -88,7 +88,7 @@ class IndexTransaction:
 
     def _unlock(self) -> None:
         if self.lock:
-            # unlink first: after the release, the next writer may hold this file, and a third would lock a new one
+            # unlink before the release: otherwise the next writer may hold this file while a third locks a new one
             Path(self.lock.lock_file).unlink(missing_ok=True)
             self.lock.release()
 
@@ -96,7 +96,7 @@ class IndexTransaction:
         """A hook for subclasses, called while the lock is held."""
 
     def require_finished(self) -> Manifest:
-        """The manifest of a finished index without a pending change; rolls back unpublished commits."""
+        """Return the manifest of a finished index without a pending change; roll back unpublished commits."""
         manifest = read_finished(self.path)
         require_no_pending(self.path, manifest)
         return self.roll_back(manifest)
@@ -164,14 +164,14 @@ class IndexTransaction:
                 do = "wait for one of them to finish, then rerun the other: it resumes"
                 raise StoreError(f"another process is also writing {self.path}", do=do)
             self.num_commits += 1
-            if self.num_commits >= TIDY:
+            if self.num_commits >= COMMITS_PER_TIDY:
                 self.tidy()
 
     def tidy(self) -> None:
         """Merge small fragments, keeping their order, and remove versions that readers never saw."""
         self.num_commits = 0
         with storage_errors(self.path):
-            self.merge(max(ROWS, self.rows.count_rows() // PARTS))
+            self.merge(max(ROWS, self.rows.count_rows() // MAX_FRAGMENTS))
             # by number and not by age, since clocks jump; Lance keeps the latest, but rejects an empty list
             unseen = list(range(self.visible_version + 1, self.rows.version + 1))
             # while we hold the lock, files that a killed process left behind can be removed too
@@ -220,7 +220,7 @@ class IndexTransaction:
 
 
 def tracked_files(rows: Any, transactions: bool = False) -> list[str]:
-    """The files of a dataset's version, as paths relative to the dataset."""
+    """Return the files of a dataset's version, as paths relative to the dataset."""
     files = rows.tracked_files(min_version=rows.version).read_all().to_pylist()
     kinds = ("manifest", "data file", "deletion file", *(("transaction file",) if transactions else ()))
     return sorted(file["path"] for file in files if file["version"] == rows.version and file["type"] in kinds)

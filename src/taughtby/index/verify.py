@@ -27,7 +27,7 @@ from taughtby.models.model import Model
 if TYPE_CHECKING:
     from torch import Tensor
 
-LENGTH_TOLERANCE = 5e-3  # error of the length of a unit vector in float16
+NORM_TOLERANCE = 5e-3  # error of the norm of a unit vector in float16
 TOLERANCE = {"float32": 1e-3}  # relative error between stored and recomputed features
 HALF_TOLERANCE = 3e-2  # the same in half precision, where rounding depends on the batch
 MAX_REPORTED = 20  # damaged rows
@@ -138,7 +138,7 @@ def _check_shape(index: Index, manifest: Manifest) -> Iterator[Damage]:
 
 
 def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
-    """Rows whose id is a duplicate or does not match their content."""
+    """Find rows whose id is a duplicate or does not match their content."""
     ids: set[str] = set()
     counts: Counter[bytes] = Counter()
     # an id counts the earlier rows with the same content, some of which may have been skipped or deleted
@@ -146,7 +146,7 @@ def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
     try:
         for position, row in enumerate(index.examples()):
             if row.id in ids:
-                yield Damage(_place(position, row.source), f"its id {row.id} is a duplicate")
+                yield Damage(_label(position, row.source), f"its id {row.id} is a duplicate")
             ids.add(row.id)
             digest = content_hash(row)
             key = digest[:8]
@@ -155,7 +155,7 @@ def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
                 continue
             count = next((count for count in range(1, most + 1) if row.id == row_id(digest, count)), None)
             if count is None:
-                yield Damage(_place(position, row.source), f"its id {row.id} does not match its content")
+                yield Damage(_label(position, row.source), f"its id {row.id} does not match its content")
             else:
                 counts[key] = count
     except StoreError as error:
@@ -164,19 +164,19 @@ def _check_ids(index: Index, manifest: Manifest) -> Iterator[Damage]:
         yield Damage("rows.lance", f"{error.what}: {error.got}")
 
 
-def _place(position: int, source: str) -> str:
+def _label(position: int, source: str) -> str:
     return f"row {position} ({source})"
 
 
 def _check_features(index: Index) -> Iterator[Damage]:
-    """Rows with directions whose length is not 1, or with numbers that are not finite."""
+    """Find rows with directions that are not unit vectors, or with numbers that are not finite."""
     columns = [c.name for c in index.dataset.schema if c.name not in TEXT_COLUMNS and not pa.types.is_integer(c.type)]
     for name in columns:
         norm = f"{name}_norm"
         start = 0
         try:
             for batch in index.scan([name, norm] if norm in columns else [name]):
-                bad, problem = _impossible(batch[name], batch.get(norm))
+                bad, problem = _invalid_rows(batch[name], batch.get(norm))
                 for offset in bad.nonzero()[:, 0].tolist():
                     yield Damage(f"row {start + offset}", f"{name} {problem}")
                 start += len(bad)
@@ -186,21 +186,21 @@ def _check_features(index: Index) -> Iterator[Damage]:
             yield Damage(name, f"{error.what}: {error.got}")
 
 
-def _impossible(column: Column, norms: Any) -> tuple[Tensor, str]:
-    """A mask (B,) of the rows with impossible values, and what is wrong with them."""
+def _invalid_rows(column: Column, norms: Any) -> tuple[Tensor, str]:
+    """Return a mask (B,) of the rows with invalid values, and what is wrong with them."""
     if isinstance(column, Ragged):
         bad = torch.zeros(len(column.lengths), dtype=torch.bool)
         bad[column.owner[~column.flat.isfinite().all(1)]] = True
         return bad, "has numbers that are not finite"
     if column.ndim == 1:
         return ~column.isfinite(), "is not finite"
-    lengths = column.norm(dim=1)
-    zero = (norms == 0) & (lengths == 0) if norms is not None else torch.zeros(len(column), dtype=torch.bool)
-    return ~(((lengths - 1).abs() < LENGTH_TOLERANCE) | zero), "is not a unit vector"
+    stored_norms = column.norm(dim=1)
+    zero = (norms == 0) & (stored_norms == 0) if norms is not None else torch.zeros(len(column), dtype=torch.bool)
+    return ~(((stored_norms - 1).abs() < NORM_TOLERANCE) | zero), "is not a unit vector"
 
 
 def _recompute(index: Index, model: Model, methods: Sequence[Method], positions: Sequence[int]) -> Iterator[Damage]:
-    """Rows whose recomputed features differ from the stored ones."""
+    """Find rows whose recomputed features differ from the stored ones."""
     encoding = Encoding(**index.settings["encoding"])
     usable: list[tuple[IndexedRow, TokenizedExample]] = []
     for row in index.take(positions):
@@ -208,7 +208,7 @@ def _recompute(index: Index, model: Model, methods: Sequence[Method], positions:
         if isinstance(tokens, TokenizedExample):
             usable.append((row, tokens))
         else:
-            yield Damage(_place(row.position, row.example.source), f"it can no longer be tokenized: {tokens.reason}")
+            yield Damage(_label(row.position, row.example.source), f"it can no longer be tokenized: {tokens.reason}")
     rows = [row for row, _ in usable]
     for method in methods:
         features: dict[str, list[Any]] = {
@@ -227,7 +227,7 @@ def _recompute(index: Index, model: Model, methods: Sequence[Method], positions:
 
 
 def _compare(index: Index, name: str, recomputed: Sequence[Any], rows: Sequence[IndexedRow]) -> Iterator[Damage]:
-    """Rows whose recomputed feature differs from the stored one by more than the tolerance."""
+    """Find rows whose recomputed feature differs from the stored one by more than the tolerance."""
     tolerance = TOLERANCE.get(index.settings["dtype"], HALF_TOLERANCE)
     names = [name, *({f"{name}_norm"} & set(index.dataset.schema.names))]
     table = index.dataset.take([row.position for row in rows], columns=names).combine_chunks()
@@ -238,4 +238,4 @@ def _compare(index: Index, name: str, recomputed: Sequence[Any], rows: Sequence[
     for row, new, old in zip(rows, recomputed, stored, strict=True):
         new = torch.as_tensor(new).float()
         if new.shape != old.shape or float((new - old).norm()) > tolerance * max(float(new.norm()), 1e-30):
-            yield Damage(_place(row.position, row.example.source), f"the recomputed {name} differs")
+            yield Damage(_label(row.position, row.example.source), f"the recomputed {name} differs")

@@ -29,7 +29,7 @@ class Writer(IndexTransaction):
 
     Args:
         path: The folder of the index.
-        settings: What the index is built with.
+        settings: Settings of the index, as in its manifest.
         change: What is appended to a finished index: `did`, `data`, `digest`.
         layers: The layer-similarity curve from which the settings' layers were chosen, stored for resumed runs.
 
@@ -136,8 +136,8 @@ def _with_data_of(stored: Settings, requested: Settings) -> Settings:
 
 def _with_names_of(stored: Settings, requested: Settings) -> Settings:
     """The requested settings, with stored names for parts with equal fingerprints, whose files may have moved."""
-    prints, others = stored.get("fingerprint", {}), requested.get("fingerprint", {})
-    same = {part: stored[part] for part in prints if part in stored and prints[part] == others.get(part)}
+    stored_hashes, hashes = stored.get("fingerprint", {}), requested.get("fingerprint", {})
+    same = {part: stored[part] for part in stored_hashes if part in stored and stored_hashes[part] == hashes.get(part)}
     return {**requested, **same}
 
 
@@ -161,7 +161,7 @@ def _refuse_difference(path: StoragePath, stored: Settings, requested: Settings,
 
 
 def _only(settings: Settings, methods: set[str]) -> Settings:
-    """The settings with these methods only."""
+    """Return the settings with these methods only."""
     return {
         **settings,
         "methods": {name: spec for name, spec in settings.get("methods", {}).items() if name in methods},

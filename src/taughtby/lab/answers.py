@@ -66,7 +66,7 @@ class AnswerDraft:
             stored = first["settings"]
             self.answers = {int(row["place"]): str(row["response"]) for row in rows}
             changes = [key for key in {**stored, **settings} if stored.get(key) != settings.get(key)]
-            if not rows:  # nothing to resume: it begins anew, with whatever settings
+            if not rows:  # nothing to resume: start over, with any settings
                 return 0
         except (ValueError, LookupError, TypeError, AttributeError) as fault:
             raise LabError(f"{self.path} is not a draft of answers", got=repr(fault), do="delete it") from None

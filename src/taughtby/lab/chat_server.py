@@ -19,8 +19,8 @@ KEY = "OPENAI_API_KEY"
 KEY_SENT = "sent over https or to this machine only"
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # environment variables, also in capitals
-TRIES, BACKOFF = 4, 0.5  # seconds before the second try, doubled before each further one
-MAX_WAIT = 60.0  # seconds at most before a further try, if the server asks to wait
+TRIES, BACKOFF = 4, 0.5  # attempts; seconds before the second one, doubled before each further one
+MAX_WAIT = 60.0  # maximum seconds before the next try, if the server sends Retry-After
 CONNECT = 5.0  # timeout in seconds for a connection
 CONCURRENCY = 8  # parallel requests
 
@@ -48,13 +48,13 @@ def parse_address(url: str) -> httpx2.URL | None:
 
 
 def completions_address(address: httpx2.URL) -> httpx2.URL:
-    """The address for requests; `/chat/completions` is appended to one that does not end with `/completions`."""
+    """Return the address for requests; `/chat/completions` is appended to one that does not end with `/completions`."""
     path = address.path.rstrip("/")
     return address.copy_with(path=path if path.endswith("/completions") else f"{path}/chat/completions")
 
 
 def open_client(address: httpx2.URL, limit: float) -> httpx2.Client:
-    """A client that sends the key, and gives each try `limit` seconds; requests to this machine use no proxy.
+    """Return a client that sends the key, and gives each try `limit` seconds; requests to this machine use no proxy.
 
     Raises:
         OptionError: The key has characters that cannot be sent, or a proxy cannot be used.
@@ -120,7 +120,7 @@ def post(client: httpx2.Client, address: httpx2.URL, body: dict[str, Any]) -> ht
             reason = _error_text(response, client)
             if response.status_code != 429 and response.status_code < 500:
                 raise RejectedError(reason)
-            failure, wait = NoReplyError("unreachable", reason), _wait_asked_for(response)
+            failure, wait = NoReplyError("unreachable", reason), _retry_after(response)
     raise failure
 
 
@@ -130,7 +130,7 @@ def _error_text(response: httpx2.Response, client: httpx2.Client) -> str:
     return f"{response.status_code}: {text}"
 
 
-def _wait_asked_for(response: httpx2.Response) -> float:
+def _retry_after(response: httpx2.Response) -> float:
     """The seconds of a `Retry-After` header; 0 for a date, or without one."""
     seconds = response.headers.get("Retry-After", "")
     return min(MAX_WAIT, float(seconds)) if seconds.isdecimal() else 0.0

@@ -21,13 +21,13 @@ LIMIT = 120.0  # timeout in seconds per answer
 class Endpoint:
     """A model behind a server.
 
-    The server applies its own chat template. An address that ends with `/completions`, but not `/chat/completions`, is
-    that of plain text: it gets each question unchanged.
+    The server applies its own chat template. An address that ends with `/completions`, but not with
+    `/chat/completions`, is a plain-text endpoint: each question is sent unchanged.
 
     Attributes:
         url: The address of the server, such as http://localhost:8000/v1.
         model: The name by which the server knows the model.
-        limit: Seconds that the server may take for one answer, each time it is tried.
+        limit: Timeout in seconds of each attempt at one answer.
         concurrency: Number of parallel requests.
     """
 
@@ -92,7 +92,7 @@ class Endpoint:
             response = chat_server.post(client, self.address, body)
         except chat_server.NoReplyError as failure:
             what = "does not reply" if failure.kind == "hung" else "cannot be reached"
-            do = "check that it runs and that its address is right; the same command goes on with the missing answers"
+            do = "check that it runs and that its address is correct; the same command resumes with the missing answers"
             raise LabError(
                 f"the server at {self.url} {what}, tried {chat_server.TRIES} times", got=failure.reason, do=do
             ) from None
@@ -105,5 +105,5 @@ class Endpoint:
         except (ValueError, LookupError, TypeError):
             do = "give the address of an OpenAI-compatible server, such as http://localhost:8000/v1"
             got = shorten(chat_server.redact(response.text, client))
-            raise LabError(f"the server at {self.url} sent something else than an answer", got=got, do=do) from None
+            raise LabError(f"the server at {self.url} did not send an answer", got=got, do=do) from None
         return str(text or "").strip()  # None for an answer that only calls tools

@@ -69,7 +69,7 @@ def finetune(
         # `home` locates the base model if both folders have moved
         facts = {"home": str(out.resolve()), "rows": len(tokenized), "unusable": len(rows) - len(tokenized)}
         _write(trainer, result, {**record, **facts})
-        result.replace(out.resolve())  # a link to an empty folder stays one
+        result.replace(out.resolve())  # keeps a symbolic link to an empty folder
         shutil.rmtree(draft)
     except TaughtbyError:
         raise
@@ -84,13 +84,13 @@ def finetune(
 
 
 def checkpoint_step(out: str | Path) -> int:
-    """The step of the last checkpoint of an unfinished training to `out`; 0 if there is none."""
+    """Return the step of the last checkpoint of an unfinished training to `out`; 0 if there is none."""
     checkpoint = _last_checkpoint(_draft_folder(Path(out)))
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def read_training_record(folder: str | Path) -> dict[str, Any]:
-    """The training record that `finetune` wrote to a folder, with the current key names.
+    """Return the training record that `finetune` wrote to a folder, with the current key names.
 
     Raises:
         OSError: There is no record.
@@ -99,16 +99,16 @@ def read_training_record(folder: str | Path) -> dict[str, Any]:
     record = json.loads((Path(folder) / "taughtby.json").read_text(encoding="utf-8"))
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
-    return _with_present_keys(cast("dict[str, Any]", record))
+    return _with_current_keys(cast("dict[str, Any]", record))
 
 
 def num_unusable_rows(out: str | Path) -> int:
-    """The number of rows that a finished training skipped."""
+    """Return the number of rows that a finished training skipped."""
     return int(read_training_record(out)["unusable"])
 
 
 def loss_places(row: Example) -> list[Any]:
-    """What decides where a row has a loss besides its content and masked characters; empty if nothing does."""
+    """Return what decides where a row has a loss besides its content and masked characters; empty if nothing does."""
     return [row.no_loss, row.loss_from, row.after] if row.no_loss or row.loss_from is not None or row.after else []
 
 
@@ -124,19 +124,19 @@ def refuse_distributed() -> None:
         )  # fmt: skip
 
 
-def _with_present_keys(record: dict[str, Any]) -> dict[str, Any]:
+def _with_current_keys(record: dict[str, Any]) -> dict[str, Any]:
     return {_OLD_KEYS.get(key, key): value for key, value in record.items()}
 
 
 def _machine_error(fault: Exception, what: str) -> LabError | None:
     """The error to raise for a machine fault during training or for a failed write; None for other errors."""
-    lack, do = machine_fault(fault), "check the folder and the free space of the disk"
+    problem, do = machine_fault(fault), "check the folder and the free space of the disk"
     if not isinstance(fault, OSError):
         what = "the training stopped"
-        if lack is None:
+        if problem is None:
             return None
-    if lack:
-        what, do = f"{what}: {lack[0]}", lack[1]
+    if problem:
+        what, do = f"{what}: {problem[0]}", problem[1]
     return LabError(what, got=str(fault)[:300], do=do)
 
 
@@ -168,7 +168,7 @@ def _begin(draft: Path, plan: dict[str, Any], out: Path) -> None:
     """Write the plan; raise if the draft has a checkpoint of another training."""
     file = draft / "plan.json"
     if _last_checkpoint(draft):
-        stored = _with_present_keys(json.loads(file.read_text()))
+        stored = _with_current_keys(json.loads(file.read_text()))
         if changes := [key for key in plan if key != "base" and stored.get(key) != plan[key]]:
             got = ", ".join(f"{key}: the draft has {stored.get(key)}, but {plan[key]} was given" for key in changes)
             do = f"use the same options and rows, give another folder than {out}, or remove {draft}"

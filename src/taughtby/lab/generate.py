@@ -99,7 +99,7 @@ def generate(
         The answers in the order of the prompts, with all samples of a prompt together.
 
     Raises:
-        LabError: A prompt does not fit in the model's window.
+        LabError: A prompt does not fit in the model's context.
     """
     options = GenerationOptions(max_new_tokens, num_samples, temperature, seed)
     answers = dict(_answers(model, prompts, options, (), token_budget, template, progress))
@@ -172,18 +172,18 @@ def _answers(
     total, finished = len(prompts) * options.num_samples, set(finished)
     by_index = {index: ids[index // options.num_samples] for index in range(total) if index not in finished}
     pending, done = sorted(by_index, key=lambda index: (len(by_index[index]), index)), len(finished)
-    most = total  # rows in a batch; less once memory ran out
+    max_rows = total  # rows per batch; reduced when memory runs out
     while pending:
         budget = token_budget or generation_budget(model)
         widths = [len(by_index[index]) + options.max_new_tokens for index in pending]
-        size = next((n for n in range(1, len(pending)) if n == most or widths[n] * (n + 1) > budget), len(pending))
+        size = next((n for n in range(1, len(pending)) if n == max_rows or widths[n] * (n + 1) > budget), len(pending))
         batch = pending[:size]
         try:
             answers = _generate(model, [by_index[index] for index in batch], options, batch)
         except RuntimeError as error:  # includes torch.OutOfMemoryError
             if size == 1 or not out_of_memory(error):
                 raise
-            most = size // 2
+            max_rows = size // 2
             halve_budget(model)
             continue
         pending = pending[size:]
@@ -207,9 +207,9 @@ def _generate(
     ends = torch.tensor([] if end is None else end, device=ids.device).flatten()
     rows, cache, answers = torch.arange(len(prompts)), None, [""] * len(prompts)
     while len(rows):
-        left = options.max_new_tokens - (ids.shape[1] - start)
+        remaining = options.max_new_tokens - (ids.shape[1] - start)
         output = lm.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(step, left),
+            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(step, remaining),
             do_sample=False, pad_token_id=0 if pad is None else pad, temperature=None, top_p=None, top_k=None,
             cache_implementation=None,  # a fixed one cannot be passed on
             logits_processor=[noise] if noise else None, return_dict_in_generate=True,
@@ -220,11 +220,11 @@ def _generate(
             text = model.tokenizer.decode(ids[row, start:], skip_special_tokens=True)
             answers[int(rows[row])] = text.strip()
         kept = (~complete).nonzero()[:, 0]
-        rows, kept_here = rows[kept], kept.to(ids.device)
-        ids = ids[kept_here]
-        mask = torch.nn.functional.pad(mask[kept_here], (0, ids.shape[1] - mask.shape[1]), value=1)
+        rows, kept_on_device = rows[kept], kept.to(ids.device)
+        ids = ids[kept_on_device]
+        mask = torch.nn.functional.pad(mask[kept_on_device], (0, ids.shape[1] - mask.shape[1]), value=1)
         if len(rows) and len(kept) < len(complete):
-            cache.batch_select_indices(kept_here)
+            cache.batch_select_indices(kept_on_device)
             if noise:
                 noise.keep(kept.tolist())
     return answers
@@ -244,6 +244,6 @@ class _GumbelNoise(LogitsProcessor):
         self.generators = [self.generators[row] for row in rows]
 
     def __call__(self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        """Logits with Gumbel noise added."""
+        """Return the logits divided by the temperature, with Gumbel noise added."""
         noise = [torch.empty(scores.shape[1]).exponential_(generator=generator) for generator in self.generators]
         return scores.float() / self.temperature - torch.stack(noise).log().to(scores.device)

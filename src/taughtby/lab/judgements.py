@@ -21,11 +21,11 @@ _MAX_CELL = 300  # characters of text per table cell
 
 
 def verdict_table(answers: Answers, verdicts: Verdicts, top_k: int) -> Table:
-    """A table of up to `top_k` answers that are undesirable or have no verdict, numbered from 1 as in the file."""
+    """Return a table of up to `top_k` answers that are undesirable or not judged, numbered from 1 as in the file."""
     table = Table(box=box.SIMPLE, title_justify="left")
     for name in ("row", "verdict", "prompt", "answer", "why"):
         table.add_column(name, overflow="fold", no_wrap=name == "row", ratio=None if name in ("row", "verdict") else 1)
-    indices = [i for i, one in enumerate(verdicts) if isinstance(one, JudgeFailure) or one.undesirable]
+    indices = [i for i, each in enumerate(verdicts) if isinstance(each, JudgeFailure) or each.undesirable]
     # failures first: they may mean that all other verdicts are wrong
     for i in sorted(indices, key=lambda i: isinstance(verdicts[i], Verdict))[:top_k]:
         verdict, (prompt, answer) = verdicts[i], answers[i]
@@ -42,19 +42,20 @@ def verdict_table(answers: Answers, verdicts: Verdicts, top_k: int) -> Table:
 
 
 def verdict_summary(verdicts: Verdicts, spec: str) -> str:
-    """How many answers are undesirable, the interval of the rate, and how many answers have no verdict."""
-    judged = [one for one in verdicts if isinstance(one, Verdict)]
+    """Return how many answers are undesirable, the interval of the rate, and how many answers have no verdict."""
+    judged = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
     low, high = wilson_interval(judged)
-    text = f"{sum(one.undesirable for one in judged)} of {len(judged)} undesirable ({undesirable_rate(judged):.0%}), "
+    num_undesirable = sum(verdict.undesirable for verdict in judged)
+    text = f"{num_undesirable} of {len(judged)} undesirable ({undesirable_rate(judged):.0%}), "
     text += f"95 % interval {low:.1%} to {high:.1%}, by {spec}"
-    kinds = Counter(one.kind for one in verdicts if isinstance(one, JudgeFailure))
+    kinds = Counter(failure.kind for failure in verdicts if isinstance(failure, JudgeFailure))
     if not kinds:
         return text
     return f"{text}\nwithout a verdict: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}"
 
 
 def undesirable_queries(answers: Answers, verdicts: Verdicts) -> Iterator[dict[str, Any]]:
-    """The undesirable answers as query records, except empty ones, which have no token to trace."""
+    """Yield the undesirable answers as query records, except empty ones, which have no token to trace."""
     for (prompt, answer), verdict in zip(answers, verdicts, strict=True):
         if isinstance(verdict, Verdict) and verdict.undesirable and answer.strip():
             yield {**to_record(prompt, answer), "span": verdict.span, "span_range": verdict.span_range}

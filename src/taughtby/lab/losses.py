@@ -16,7 +16,7 @@ from taughtby.models.model import Model
 def row_losses(
     model: Model, rows: Sequence[Example], max_length: int, progress: Callable[[int, int], Any] | None = None
 ) -> list[float]:
-    """The mean loss per token, in nats, of each row that can be tokenized.
+    """Return the mean loss per token, in nats, of each row that can be tokenized.
 
     Args:
         model: The model.

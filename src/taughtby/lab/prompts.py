@@ -57,12 +57,12 @@ def read_answers(path: str | Path, *, failed_only: bool = True, note: Note = Non
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """The question, in a conversation the last one."""
+    """Return the question, in a conversation the last one."""
     return prompt if isinstance(prompt, str) else prompt.question
 
 
 def to_record(prompt: Prompt, answer: str) -> dict[str, Any]:
-    """A row that every command can read: a prompt and a response, or the messages of a conversation."""
+    """Return a row that every command can read: a prompt and a response, or the messages of a conversation."""
     if isinstance(prompt, str):
         return {"prompt": prompt, "response": answer}
     messages = [*prompt.prompt, {**prompt.messages[-1], "content": answer}]

@@ -28,7 +28,7 @@ def make_trainer(
     base: Model, rows: Sequence[dict[str, Any]], draft: Path, options: TrainingOptions,
     progress: Callable[[int, int], Any] | None,
 ) -> SFTTrainer:  # fmt: skip
-    """A trainer that writes its checkpoints to `draft`; `rows` have token ids and a completion mask."""
+    """Return a trainer that writes its checkpoints to `draft`; `rows` have token ids and a completion mask."""
     datasets.disable_progress_bars()
     # the first warm-up step has learning rate 0, so a training of one step would have no effect
     warmup = 0 if len(rows) <= options.batch_size and options.epochs == 1 else 0.05

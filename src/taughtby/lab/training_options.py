@@ -1,4 +1,4 @@
-"""How `finetune` trains."""
+"""Options of `finetune`, and a check that the packages it needs are installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three bases of all methods: frozen dataclasses whose fields are the method's options."""
+"""The base classes of attribution methods: frozen dataclasses whose fields are the method's options."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class QueryFeatures:
 
 @dataclass(frozen=True)
 class Method:
-    """Base of methods that read texts only, and of the other two bases.
+    """Base class of methods that read texts only, and of the two base classes below.
 
     A method overrides `scores`, or `score_components` if its score is a sum. One that stores features of the texts
     overrides `feature_names` and `text_features`; one that scores tokens sets `scores_tokens` and overrides
@@ -191,7 +191,7 @@ class StateMethod(Method):
 
     @property
     def compares_with_base(self) -> bool:
-        """Whether the method reads the model from before fine-tuning too."""
+        """Whether the method reads the base model too."""
         return type(self).logprob_gain is not StateMethod.logprob_gain
 
     def logprob_gain(self, model: Model, batch: Batch) -> Float[Tensor, "B R"] | None:
@@ -204,7 +204,7 @@ class StateMethod(Method):
     def reweight_queries(
         self, queries: QueryFeatures, weights: Sequence[Float[Tensor, " n"]]
     ) -> tuple[QueryFeatures, list[Float[Tensor, " n"]]]:
-        """Return queries and token weights, adjusted by what the queries of an incident have in common."""
+        """Return queries and token weights, adjusted for what the queries of an incident have in common."""
         return queries, list(weights)
 
     def token_gradients(self, model: Model, batch: Batch) -> Float[Tensor, "B R d"] | None:

@@ -62,8 +62,8 @@ class BM25(Method):
             for word in idf.keys() & counts:
                 gain = idf[word] * counts[word] / (counts[word] + norm)
                 ranges = [match.span() for match in re.finditer(rf"\b{word}\b", text, re.IGNORECASE)]
-                asked = torch.tensor([words[word] for words in query_words])
-                scores[:, b, tokens_in_ranges(pieces, ranges)] = gain * asked[:, None].float()
+                counts_in_queries = torch.tensor([words[word] for words in query_words])
+                scores[:, b, tokens_in_ranges(pieces, ranges)] = gain * counts_in_queries[:, None].float()
         return scores
 
 

@@ -83,7 +83,8 @@ class Lesson(StateMethod):
     def features(self, model: Model, batch: Batch, weights: Float[Tensor, "B R"] | None = None) -> Features:
         """Return gradients by token, and the mean shift of the states.
 
-        The lengths of the gradients are √(1 − p) for rows, whose least likely tokens are kept, and w_t for queries.
+        The norms of the gradients are √(1 − p) for rows, where only the least likely tokens are kept, and w_t for
+        queries.
         """
         base = self._capture_base(model, batch)
         directions = self._directions(base)
@@ -190,7 +191,7 @@ def _select_tokens(
 
 
 def _query_vectors(vectors: Float[Tensor, "n k"], profile: Float[Tensor, " m"] | None) -> Float[Tensor, "m k"]:
-    """Scale a row's vectors to the lengths of a query's, which sum to 1."""
+    """Scale a row's vectors to norms that sum to 1, as those of a query do."""
     lengths = vectors.norm(dim=1)
     if profile is not None:
         best = top_positions(lengths, len(profile))

@@ -113,7 +113,7 @@ def _joint_cosine(index: FeatureStore, queries: dict[str, Tensor]) -> Components
 
 
 def _first_weighted(weights: Float[Tensor, "B R"] | None, batch: Batch) -> Int[Tensor, " B"]:
-    """The first position of each row with a weight above 0, or of the response for rows without weights."""
+    """Return each row's first position with a weight above 0; without weights, the first of the response."""
     if weights is None:
         return batch.n_prompt_loss.cpu()
     return (weights > 0).int().argmax(1).cpu()

@@ -2,7 +2,7 @@
 
 A token's gradient with respect to the head is exactly r_t ⊗ h_t, the residual softmax(z_t) − onehot(y_t) times the
 last state, so two rows are similar if Σ_t Σ_u ⟨r_t, r_u⟩⟨h_t, h_u⟩ is large. From the paper: the two channels, the
-small support, a count sketch of each factor, factors of length 1, and the inner product. From its released code: the
+small support, a count sketch of each factor, factors of unit norm, and the inner product. From its released code: the
 defaults, including the temperature 0.1, which the paper does not state though results depend on it. Different here:
 only tokens with a loss count, where RISE includes a training row's prompt; a long row is one sum, where RISE averages
 windows of 256 tokens; and Wᵀr goes through the model's own head, including scales and caps of the logits.
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-MIN_LENGTH = 1e-8  # as in RISE: a shorter residual is not scaled up to length 1
+MIN_NORM = 1e-8  # as in RISE: a smaller residual is not scaled up to unit norm
 MIN_SUPPORT = 4  # minimum number of tokens in the support
 
 
 class Factors(NamedTuple):
-    """Sketched states, residuals and projected residuals of the tokens with a loss, each of length 1 or 0."""
+    """Sketched states, residuals and projected residuals of the tokens with a loss, each of norm 1 or 0."""
 
     h: Float[Tensor, "B R h"]
     r: Float[Tensor, "B R r"]
@@ -48,7 +48,7 @@ class RISE(StateMethod):
     """Score = cos(φ, φ') with φ = [lexical · Σ_t w_t r̂_t ⊗ ĥ_t, semantic · Σ_t w_t ĝ_t ⊗ ĥ_t].
 
     ĥ, r̂ and ĝ are count sketches, `states`, `residuals` and `errors` wide (0: not sketched), of the last state, of
-    r = softmax(z / temperature) − onehot(y) and of Wᵀr, each of length 1. r is restricted to the `support` most likely
+    r = softmax(z / temperature) − onehot(y) and of Wᵀr, each of unit norm. r is restricted to the `support` most likely
     tokens (0: all), up to a total probability of `mass`, and to y. w_t is 1; for a query with a span, 1 on the span's
     tokens only.
     """
@@ -102,10 +102,10 @@ class RISE(StateMethod):
         names = tuple(queries.features)
         vectors = [torch.as_tensor(queries.features[name]) for name in names]
         shares = (self.lexical**2, self.semantic**2)
-        query_length = _length(shares, [vector.norm(dim=1) for vector in vectors])[:, None]
+        query_norm = _joint_norm(shares, [vector.norm(dim=1) for vector in vectors])[:, None]
         for rows in index.scan([*names, *(f"{name}_norm" for name in names)]):
             norms = [rows[f"{name}_norm"] for name in names]
-            product = (query_length * _length(shares, norms)).clamp(min=1e-30)
+            product = (query_norm * _joint_norm(shares, norms)).clamp(min=1e-30)
             yield {
                 name: share * (vector @ rows[name].T) * norm / product
                 for name, share, vector, norm in zip(names, shares, vectors, norms, strict=True)
@@ -172,9 +172,9 @@ class RISE(StateMethod):
 
 
 def _unit(vectors: Float[Tensor, "N k"]) -> Float[Tensor, "N k"]:
-    return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=MIN_LENGTH)
+    return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=MIN_NORM)
 
 
-def _length(shares: tuple[float, float], norms: list[Tensor]) -> Tensor:
-    """Return the length of φ from those of its channels; `shares` are already squared."""
+def _joint_norm(shares: tuple[float, float], norms: list[Tensor]) -> Tensor:
+    """Return the norm of φ from those of its channels; `shares` are already squared."""
     return sum((share * norm**2 for share, norm in zip(shares, norms, strict=True)), torch.zeros(())).sqrt()

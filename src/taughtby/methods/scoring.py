@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def normalize(vectors: Float[Tensor, "*N d"]) -> Float[Tensor, "*N d"]:
-    """Scale vectors to length 1; a zero vector stays zero."""
+    """Scale vectors to unit norm; a zero vector stays zero."""
     return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-30)
 
 
@@ -39,7 +39,7 @@ def cosine_scorer(
 
 
 def stored_vectors(index: FeatureStore, name: str) -> Iterator[Float[Tensor, "B d"]]:
-    """Yield a feature's vectors at their original lengths."""
+    """Yield a feature's vectors with their original norms."""
     for rows in index.scan([name, f"{name}_norm"]):
         yield rows[name] * rows[f"{name}_norm"][:, None]
 
@@ -57,7 +57,7 @@ def assemble_scores(pieces: Iterable[Float[Tensor, "Q B"]], count: int) -> Float
             scores = torch.empty(len(piece), count)
         scores[:, start : start + piece.shape[1]] = piece
         start += piece.shape[1]
-    assert start == count, f"{start} rows have scores, of {count}"  # the rest would be whatever memory held
+    assert start == count, f"{start} rows have scores, of {count}"  # the rest would be uninitialized
     return scores
 
 

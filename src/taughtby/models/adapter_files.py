@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from taughtby.errors import ModelError, explain_errors
 from taughtby.models.model_files import nearest_file
 from taughtby.models.trainer_recipes import read_json
-from taughtby.models.weight_files import WRAPPERS, check_content, check_not_empty, ranks_of_training, read_header
+from taughtby.models.weight_files import WRAPPERS, check_content, check_not_empty, read_header, sharded_checkpoint_error
 from taughtby.text import shell_quote
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ _OTHER_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
 _PREFIX = "base_model.model."
 _TEXT_PARTS = (("model.language_model.", "model."), ("model.", "model.language_model."),
                ("language_model.model.", "model."), ("language_model.model.", "model.language_model."))  # fmt: skip
-_NEW_PART = re.compile(r"\.lora_\w+(\.weight|\.bias)?$")
+_LORA_SUFFIX = re.compile(r"\.lora_\w+(\.weight|\.bias)?$")
 # a raw state dict has the adapter's name in its keys: lora_A.default.weight
-_NAMED = re.compile(
+_ADAPTER_NAME = re.compile(
     r"\.((?:lora|ia3|oft|vera|hada|lokr|boft|randlora|hra|miss|fourierft|vblora)_\w+)\.(?!weight$|bias$)\w+(\.weight|\.bias)?$"
 )
 
@@ -76,7 +76,7 @@ def _check_files(folder: Path) -> None:
         raise ModelError(f"{folder} is an MLX adapter, not a PEFT adapter", got=mlx,
                          do=f"fuse it: mlx_lm.fuse --adapter-path {shell_quote(folder)} --dequantize, and give the "
                             "fused model")  # fmt: skip
-    if ranks := ranks_of_training(folder):
+    if ranks := sharded_checkpoint_error(folder):
         raise ranks
     got = ", ".join(sorted(file.name for file in folder.glob("*"))) or "no files"
     do = nearest_file(folder) or f"give the folder with {CONFIG} and {WEIGHTS}"
@@ -86,7 +86,7 @@ def _check_files(folder: Path) -> None:
 def _plain_name(name: str, prefix: str) -> str:
     """Return the name that PEFT's `save_pretrained` gives a weight."""
     name = re.sub(WRAPPERS, "", name).replace(".modules_to_save.default.", ".")
-    return prefix + _NAMED.sub(r".\1\2", name)
+    return prefix + _ADAPTER_NAME.sub(r".\1\2", name)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -116,22 +116,23 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         got = f"{sum(bad.values()):,} of {total:,}, in {len(bad)} weights such as {first}"
         raise ModelError(f"the adapter {folder} has weights that are not finite", got=got,
                          do="its training diverged: give an earlier checkpoint")  # fmt: skip
-    ups = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
-    if ups and not any(bool(weight.any()) for weight in ups) and all("lora_" in name for name in weights):
+    lora_b = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
+    if lora_b and not any(bool(weight.any()) for weight in lora_b) and all("lora_" in name for name in weights):
         what = f"the adapter {folder} changes nothing: it is untrained"
-        raise ModelError(what, got=f"{len(ups)} lora_B weights, all zero",
+        raise ModelError(what, got=f"{len(lora_b)} lora_B weights, all zero",
                          do="give the adapter that was saved at the end of training")  # fmt: skip
     return weights
 
 
 @dataclass(frozen=True)
 class PlacedWeights:
-    """An adapter's weights by the names of a model's modules.
+    """An adapter's weights, renamed to match a model's modules.
 
     Attributes:
         weights: The weights of modules that the model has.
         left_out: Names of the other weights.
-        modules: The modules that the weights change, if they were renamed: the configuration has the old names.
+        modules: The modules that the weights change, if they were renamed; else empty. The configuration has the
+            old names.
     """
 
     weights: dict[str, Tensor]
@@ -146,7 +147,7 @@ def place_weights(weights: dict[str, Tensor], modules: set[str]) -> PlacedWeight
     adapter may have been trained on the other form. Its weights of the vision tower are left out, since they do not
     affect text answers. Names that PEFT itself converts are left unchanged.
     """
-    places = {name: _NEW_PART.sub("", name.removeprefix(_PREFIX)) for name in weights}
+    places = {name: _LORA_SUFFIX.sub("", name.removeprefix(_PREFIX)) for name in weights}
     if any(place in modules for place in places.values()):
         return PlacedWeights(weights)
     for old, new in _TEXT_PARTS:

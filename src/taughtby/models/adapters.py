@@ -68,7 +68,7 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
     modules = {path for path, _ in lm.named_modules()}
     placed = [place_weights(read_weights(folder), modules) for folder in folders]
     stored = [adapter.weights for adapter in placed]
-    over = any(_overwrites(lm, folder, weights) for folder, weights in zip(folders, stored, strict=True))
+    overwrites = any(_overwrites(lm, folder, weights) for folder, weights in zip(folders, stored, strict=True))
     rows = [num_tokens for weights in stored if (num_tokens := _vocabulary_size(lm, weights))]
     if rows and max(rows) != lm.get_input_embeddings().weight.shape[0]:
         resize_embeddings(lm, max(rows))
@@ -91,7 +91,7 @@ def attach_adapters(lm: Any, folders: list[Path], base_fingerprints: Sequence[st
         f"{folder}: {len(left)} weights of the adapter do not affect text answers, such as {left[0]}"
         for folder, left in zip(folders, [adapter.left_out for adapter in placed], strict=True) if left
     )  # fmt: skip
-    return Attached(peft.eval().requires_grad_(False), join_hashes(hashes), over, notes)
+    return Attached(peft.eval().requires_grad_(False), join_hashes(hashes), overwrites, notes)
 
 
 class AdapterSwitch:
@@ -164,10 +164,10 @@ def _vocabulary_size(lm: Any, weights: Weights) -> int | None:
 def _overwrites(lm: Any, folder: Path, weights: Weights) -> bool:
     """Whether the adapter replaces weights of the base: biases, or an embedding that was resized and trained."""
     base_weights = lm.state_dict()
-    beside = json.loads((folder / CONFIG).read_text()).get("modules_to_save") or []
+    replaced = json.loads((folder / CONFIG).read_text()).get("modules_to_save") or []
     for key, stored in weights.items():
         weight = base_weights.get(key.removeprefix("base_model.model."))
-        if weight is None or weight.is_meta or set(beside) & set(key.split(".")):
+        if weight is None or weight.is_meta or set(replaced) & set(key.split(".")):
             continue
         value = stored[: len(weight)].to(weight)
         if not torch.equal(value, weight[: len(value)]):
@@ -183,9 +183,9 @@ def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> t
     """
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
-    beside = isinstance(on, PeftModel)
-    what = f"the adapter {folder} does not fit {'the previous adapter' if beside else 'this model'}"
-    do = "give it alone" if beside else base_advice(folder, on.name_or_path)
+    has_adapter = isinstance(on, PeftModel)
+    what = f"the adapter {folder} does not fit {'the previous adapter' if has_adapter else 'this model'}"
+    do = "give it alone" if has_adapter else base_advice(folder, on.name_or_path)
     with explain_errors(f"the configuration of the adapter {folder} cannot be read", "copy it again, or update PEFT"):
         config: Any = PeftConfig.from_pretrained(str(folder))
     if config.is_prompt_learning:
@@ -193,25 +193,25 @@ def _load_adapter(on: Any, name: str, folder: Path, adapter: PlacedWeights) -> t
                          got=config_value(folder, CONFIG, "peft_type"),
                          do="give an adapter that changes the model's layers, such as LoRA")  # fmt: skip
     config.inference_mode = True
-    if adapter.modules:  # by their new names
+    if adapter.modules:  # the configuration has their old names
         config.target_modules = set(adapter.modules)
-    _check_start(config, folder)
+    _check_loftq(config, folder)
     with explain_errors(what, do), warnings.catch_warnings():
         # PEFT's code triggers this deprecation, not the user's
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)  # once converted
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)  # of merging
         # keep the stored dtype: PEFT would otherwise compute the adapter in float32
-        if beside:
+        if has_adapter:
             on.add_adapter(name, config, autocast_adapter_dtype=False)
         else:
             on = PeftModel(on, config, adapter_name=name, autocast_adapter_dtype=False)
         result = set_peft_model_state_dict(on, adapter.weights, adapter_name=name)
-    mine = [key for key in result.missing_keys if name in key.split(".")]
-    return on, not mine and not result.unexpected_keys
+    missing_here = [key for key in result.missing_keys if name in key.split(".")]
+    return on, not missing_here and not result.unexpected_keys
 
 
-def _check_start(config: Any, folder: Path) -> None:
+def _check_loftq(config: Any, folder: Path) -> None:
     """Refuse an adapter initialized by LoftQ, which quantizes the base, if bitsandbytes is not installed."""
     if getattr(config, "init_lora_weights", None) == "loftq" and importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(f"the adapter {folder} needs a base quantized by LoftQ, and bitsandbytes is not installed",

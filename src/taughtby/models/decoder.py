@@ -18,13 +18,13 @@ def find_decoder(lm: Any, name: str) -> tuple[Any, nn.ModuleList]:
     """
     depth = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
 
-    def listed(module: Any) -> list[nn.ModuleList]:
+    def block_lists(module: Any) -> list[nn.ModuleList]:
         return [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
 
     decoder = lm.get_decoder()
     if decoder is lm:  # Llama 4 returns the whole model
-        decoder = next((part for part in lm.children() if listed(part)), lm)
-    lists = listed(decoder)
+        decoder = next((part for part in lm.children() if block_lists(part)), lm)
+    lists = block_lists(decoder)
     if decoder is lm or not lists or lm.config.is_encoder_decoder or lm.get_output_embeddings() is None:
         raise not_causal(name, type(lm).__name__)
     return decoder, lists[0]

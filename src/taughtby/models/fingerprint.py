@@ -36,7 +36,7 @@ ADAPTER_SETTINGS = (
     "coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms", "apply_GS", "variant",
 )  # fmt: skip
 WRAPPERS = ("base_layer", "original_module", "token_adapter")  # PEFT's modules around those of the model
-CHUNK = 2**20  # numbers converted at a time, which fit into the CPU's cache
+CHUNK = 2**20  # elements converted at a time; they fit into the CPU's cache
 
 
 def model_hash(weights: str, config: Any) -> str:
@@ -149,13 +149,13 @@ def _own_weights(lm: Any, prefix: str | None) -> Iterator[tuple[str, Tensor]]:
     }
     for name, weight in lm.state_dict().items():
         path = name.split(".")
-        if prefix and _is_of_adapter(path, prefix):
+        if prefix and _is_adapter_weight(path, prefix):
             continue
         value = offloaded[name][name.rpartition(".")[2]] if weight.is_meta else weight
         yield ".".join(part for part in path if part not in WRAPPERS), value
 
 
-def _is_of_adapter(path: list[str], prefix: str) -> bool:
+def _is_adapter_weight(path: list[str], prefix: str) -> bool:
     """Whether a weight is an adapter's: its own, one that its layers share (VeRA), or a trained copy of the model's."""
     names = (prefix.removesuffix("lambda_"), "trainable_tokens_")
     return "modules_to_save" in path or any(part.startswith(names) for part in path)

@@ -1,4 +1,4 @@
-"""Checks by the header of a `.gguf` file that it is a complete model, before any weight is converted."""
+"""Checks the header of a `.gguf` file before any weight is converted: is it a complete language model?"""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def _unpack(stream: BinaryIO, form: str) -> Any:
 
 
 def _text(stream: BinaryIO) -> str:
-    return stream.read(_within(_unpack(stream, "Q"))).decode("utf-8", "replace")
+    return stream.read(_check_length(_unpack(stream, "Q"))).decode("utf-8", "replace")
 
 
-def _within(length: int) -> int:
+def _check_length(length: int) -> int:
     if length > _LONGEST:
         raise ValueError(f"a length of {length}")
     return length
@@ -101,7 +101,7 @@ def _value(stream: BinaryIO, kind: int) -> Any:
         return _text(stream)
     if kind != _LIST:
         return _unpack(stream, _number(kind))
-    inner, length = _unpack(stream, "I"), _within(_unpack(stream, "Q"))
+    inner, length = _unpack(stream, "I"), _check_length(_unpack(stream, "Q"))
     skip: Callable[[], Any] = {_TEXT: lambda: _text(stream), _LIST: lambda: _value(stream, _LIST)}.get(
         inner, lambda: stream.read(struct.calcsize(f"<{_number(inner)}"))
     )

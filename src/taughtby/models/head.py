@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def head_logits(lm: Any, decoder_path: list[str], states: Float[Tensor, "*N d"]) -> Float[Tensor, "*N V"]:
     """Compute the logits of states after the final norm.
 
-    The causal LM's forward runs on a shallow copy, with the same weights, whose decoder returns `states`. So scales
-    (Granite, Cohere) and soft caps (Gemma 2) are included, for any architecture, and `lm` is not modified.
+    The causal LM's forward runs on a shallow copy, with the same weights, whose decoder returns `states`. This includes
+    the logit scales (Granite, Cohere) and soft caps (Gemma 2) of any architecture, and does not modify `lm`.
 
     Args:
         lm: the causal LM.

@@ -26,7 +26,7 @@ def borrow_model(lm: Any, tokenizer: Any, *, name: str, adapter: str | None = No
     peft = lm if hasattr(lm, "peft_config") and hasattr(lm, "get_base_model") else None
     inner = lm.get_base_model() if peft is not None else lm
     training = {module: module.training for module in lm.modules()}
-    learning = [weight for weight in lm.parameters() if weight.requires_grad]
+    trainable = [weight for weight in lm.parameters() if weight.requires_grad]
     lm.eval().requires_grad_(False)
     try:
         decoder, blocks = find_decoder(inner, name)
@@ -37,9 +37,9 @@ def borrow_model(lm: Any, tokenizer: Any, *, name: str, adapter: str | None = No
         adapters = () if adapter is None else (adapter,)
         yield Model(inner, tokenizer, name, adapters, peft, decoder, blocks, fingerprint)
     finally:
-        for module, was in training.items():
-            module.training = was
-        for weight in learning:
+        for module, was_training in training.items():
+            module.training = was_training
+        for weight in trainable:
             weight.requires_grad_(True)
 
 
@@ -54,7 +54,7 @@ def match_saved(live: Model, base: str | None = None) -> Model:
         base: for a full fine-tune, the original model, if it is needed.
 
     Raises:
-        ModelError: the model cannot be loaded, or the loaded one is another.
+        ModelError: the model cannot be loaded, or differs from `live`.
     """
     saved = _load_again(live, base)
     model = replace(live, fingerprint={**live.fingerprint, "base": saved.fingerprint["base"]})
@@ -85,5 +85,5 @@ def _check_outputs(live: Model, saved: Model) -> None:
         raise ModelError(
             f"the trained model is not what {' with '.join((live.name, *live.adapters))} loads",
             got=f"logits that differ by {difference:.0%}",
-            do="train on a base that is saved as it is: save_pretrained, then from_pretrained from that folder",
+            do="save the base with save_pretrained, load it from that folder, and train again",
         )

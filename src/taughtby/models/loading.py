@@ -1,6 +1,6 @@
-"""Loads weights and tokenizers from formats that cannot run code only: safetensors and GGUF, no pickle or remote code.
+"""Loads weights and tokenizers, only from formats that cannot run code: safetensors and GGUF, no pickle.
 
-No option changes that.
+Remote code is never trusted, and no option changes that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from taughtby.models.weight_files import check_checkpoint, check_complete, check
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZED_NOTE = "its weights are quantized to {}, so gradients differ (cosine .45 with full precision)"
 NO_REMOTE_CODE: dict[str, Any] = {"trust_remote_code": False}
-_ALONE = threading.Lock()  # Transformers patches PyTorch while it loads: concurrent loads lose tied heads
+_LOAD_LOCK = threading.Lock()  # Transformers patches PyTorch while it loads: concurrent loads lose tied heads
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LoadOptions:
 
 
 def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
-    """Validate the options and resolve `auto`; PyTorch's own devices and types are taken by their names."""
+    """Validate the options and resolve `auto`; `torch.device` and `torch.dtype` objects are accepted too."""
     device, dtype = str(device), str(dtype).removeprefix("torch.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,7 +65,7 @@ def load_options(dtype: str, device: str, quantize: str | None) -> LoadOptions:
     if quantize not in (None, "4bit", "8bit"):
         raise OptionError("unknown quantization", got=quantize, do="use 4bit, 8bit, or omit it")
     if quantize:
-        _check_rounding(f"{quantize} weights")
+        _check_bitsandbytes(f"{quantize} weights")
     return LoadOptions(_fastest_dtype(device) if dtype == "auto" else DTYPES[dtype], device, quantize)
 
 
@@ -73,12 +73,12 @@ def _fastest_dtype(device: str) -> torch.dtype:
     """Return the fastest dtype for a device, bfloat16 or float32."""
     if device.startswith(("cuda", "map")) and torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    # without instructions for it a CPU is many times slower in bfloat16 than in float32
+    # without bfloat16 instructions a CPU is many times slower in bfloat16 than in float32
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return torch.bfloat16 if any(bool(getattr(torch.cpu, test, bool)()) for test in tests) else torch.float32
 
 
-def _check_rounding(what: str) -> None:
+def _check_bitsandbytes(what: str) -> None:
     if not torch.cuda.is_available():
         raise OptionError(f"{what} need a GPU", got="no CUDA", do="load the unquantized weights, without --quantize")
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -104,7 +104,7 @@ def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]
     path = resolve_local(name)
     renames = check_files(path)
     _check_device(options.device)
-    with _explain_loading(name), _ALONE, _quiet_transformers():
+    with _explain_loading(name), _LOAD_LOCK, _quiet_transformers():
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(path, **NO_REMOTE_CODE)
@@ -119,8 +119,8 @@ def load_weights(name: str, options: LoadOptions) -> tuple[Any, tuple[str, ...]]
     if "device_map" not in options.pretrained_kwargs and not stored:
         with _explain_loading(name):
             lm = lm.to(options.device)
-    rounded = options.quantize or stored
-    return lm, (*((f"{name}: {QUANTIZED_NOTE.format(rounded)}",) if rounded else ()), *unused)
+    quantization = options.quantize or stored
+    return lm, (*((f"{name}: {QUANTIZED_NOTE.format(quantization)}",) if quantization else ()), *unused)
 
 
 def check_files(path: str) -> dict[str, str]:
@@ -230,7 +230,7 @@ def _stored_quantization(config: Any, name: str) -> str | None:
         return None
     method = str(quantization["quant_method"] if isinstance(quantization, dict) else quantization.quant_method)
     if "bitsandbytes" in method:
-        _check_rounding(f"the bitsandbytes weights of {name}")
+        _check_bitsandbytes(f"the bitsandbytes weights of {name}")
         return "4 or 8 bits"
     raise ModelError(f"the weights of {name} are quantized by a method without gradients", got=method,
                      do="give the unquantized model, and the adapter with --adapter")  # fmt: skip

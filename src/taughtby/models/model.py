@@ -209,25 +209,25 @@ def _with_adapters(model: Model, adapters: tuple[str, ...], options: LoadOptions
     vocabulary = model.lm.get_input_embeddings().weight.shape[0]
     sampled = sampled_hash(model.lm)
     earlier = (model_hash(sampled, model.lm.config), sampled)
-    states = probe(model)
+    base_logits = probe(model)
     attached = attach_adapters(model.lm, folders, (str(model.fingerprint["model"]), *earlier))
     peft, notes = attached.peft, (*model.notes, *attached.notes)
-    origin = read_training_metadata(folders[-1], model.context_length)
+    metadata = read_training_metadata(folders[-1], model.context_length)
     fingerprint = {**model.fingerprint, "adapter": attached.fingerprint}
-    adapted = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=origin, notes=notes)
-    # the probe has a few tokens only, and these parts may change other tokens only
-    partly = ("lora_embedding", "trainable_tokens", "modules_to_save", "experts")
-    by_token = any(part in name for name, _ in peft.named_parameters() for part in partly)
+    adapted = replace(model, adapters=adapters, peft=peft, fingerprint=fingerprint, metadata=metadata, notes=notes)
+    # these parts may change only tokens that the probe does not contain
+    per_token_parts = ("lora_embedding", "trainable_tokens", "modules_to_save", "experts")
+    by_token = any(part in name for name, _ in peft.named_parameters() for part in per_token_parts)
     shared = min(vocabulary, model.lm.get_input_embeddings().weight.shape[0])  # an adapter may add or remove tokens
-    tuned, states = probe(adapted)[..., :shared], states[..., :shared]
-    if not tuned.isfinite().all():
+    logits, base_logits = probe(adapted)[..., :shared], base_logits[..., :shared]
+    if not logits.isfinite().all():
         raise not_finite(f"{model.name} with {adapters[-1]}", model.dtype)
-    if not by_token and torch.equal(tuned, states):
+    if not by_token and torch.equal(logits, base_logits):
         got = f"equal logits in {str(model.dtype).removeprefix('torch.')} with and without it"
         raise ModelError(f"the adapter {adapters[-1]} does not change the outputs of {model.name}", got=got,
                          do="give an adapter of the text layers with lora_alpha > 0")  # fmt: skip
-    with warnings.catch_warnings(action="ignore", category=UserWarning), adapted.base_model() as off:
-        difference = float((probe(off)[..., :shared] - states).abs().max() / states.abs().max())
+    with warnings.catch_warnings(action="ignore", category=UserWarning), adapted.base_model() as base:
+        difference = float((probe(base)[..., :shared] - base_logits).abs().max() / base_logits.abs().max())
     if not attached.overwrites and difference < (1e-5 if model.dtype == torch.float32 else 1e-2):
         return adapted
     reloaded = _load_plain(model.name, model.tokenizer, options)

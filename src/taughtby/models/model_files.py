@@ -16,7 +16,7 @@ import torch
 from taughtby.errors import ModelError, explain_errors, machine_fault
 from taughtby.models.gguf import check_gguf
 from taughtby.models.paths import INSTALL_EMBEDDED, candidate_paths, is_hub_id
-from taughtby.models.weight_files import check_complete, ranks_of_training
+from taughtby.models.weight_files import check_complete, sharded_checkpoint_error
 from taughtby.text import shell_quote
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -77,7 +77,7 @@ def resolve_local(name: str) -> str:
         return str(_convert_gguf(path))
     if path.is_dir():
         if not (path / "config.json").exists():
-            if ranks := ranks_of_training(path):
+            if ranks := sharded_checkpoint_error(path):
                 raise ranks
             do = nearest_file(path) or "give the folder that contains config.json and the weights"
             raise ModelError(f"{name} is not a model folder", got="no config.json in it", do=do)
@@ -121,8 +121,8 @@ def _hub_file(name: str, file: str) -> str | None:
         # fail now: the loaders would retry for each file, with long timeouts
         what = f"{name} is neither a local folder nor available on the hub"
         do = "give a folder, a .gguf file, a hub id that can be reached, or smollm2"
-        if lack := machine_fault(fault):
-            what, do = f"{name} cannot be fetched from the hub: {lack[0]}", lack[1]
+        if problem := machine_fault(fault):
+            what, do = f"{name} cannot be fetched from the hub: {problem[0]}", problem[1]
         got = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0][:300]}"
         raise ModelError(what, got=got, do=do) from fault
 
@@ -153,7 +153,7 @@ def _embedded_gguf() -> Path | None:
 
 @cache
 def _content_hash(file: Path, size: int, modified: int) -> str:
-    """Hash a file's content, once for each size and time: weights and tokenizer are loaded apart."""
+    """Hash a file's content, cached by size and time, since weights and tokenizer are loaded separately."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
 

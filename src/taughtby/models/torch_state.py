@@ -1,4 +1,4 @@
-"""The state of PyTorch in which a model is read, whatever the caller's: gradients are taken, in the weights' type."""
+"""Makes functions independent of the caller's PyTorch modes, such as inference mode and autocast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def with_plain_torch(function: F) -> F:
     """Run a function outside of the caller's `torch.inference_mode` and `torch.autocast`.
 
-    In the first, no gradient can be taken; in the second, an index and its queries would be computed in other types.
+    Inference mode forbids gradients, and autocast would compute an index and its queries in different dtypes.
     """
     contexts: tuple[Any, ...] = (
         torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False),

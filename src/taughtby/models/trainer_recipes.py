@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from taughtby.models.wordings import Wording, axolotl_wording
 
-UNFOLLOWED = "not followed: "  # prefix of the key of an entry on how rows were read that taughtby does not follow
+UNFOLLOWED = "not followed: "  # key prefix of entries about how rows were read that taughtby does not follow
 # Axolotl's settings for texts and roles that are not followed
 AXOLOTL_READING = (
     "chat_template_kwargs", "conversation", "default_system_message", "eot_tokens", "field_messages",
@@ -22,7 +22,7 @@ AXOLOTL_READING = (
     "message_property_mappings", "roles", "roles_to_train",
     "split_thinking", "train_on_eos", "train_on_eot",
 )  # fmt: skip
-LARGEST = 64 << 20  # maximum bytes of a file; a tokenizer has 30 MB at most
+LARGEST = 64 << 20  # maximum bytes of a file; the largest tokenizer.json has 30 MB
 Config = dict[str, Any]
 
 
@@ -85,8 +85,8 @@ def _axolotl(config: Config, file: str) -> Iterator[MetadataEntry]:
     yield MetadataEntry(
         "max_length", token_count(config.get("sequence_len")) or 512, file, _key(config, "sequence_len")
     )
-    cut = kinds == {"completion"} or config.get("excess_length_strategy") == "truncate"
-    yield MetadataEntry("truncate", "right" if cut else "skip", file, _key(config, "excess_length_strategy"))
+    truncated = kinds == {"completion"} or config.get("excess_length_strategy") == "truncate"
+    yield MetadataEntry("truncate", "right" if truncated else "skip", file, _key(config, "excess_length_strategy"))
     if kinds == {"completion"}:
         yield MetadataEntry("mask", "all", file, "datasets: type")
         yield MetadataEntry("template", "none", file, "datasets: type")
@@ -172,7 +172,7 @@ def _trl(config: Config, file: str) -> Iterator[MetadataEntry]:
 def _trl_mask(config: Config, file: str) -> Iterator[MetadataEntry]:
     """Read whether the loss is on all assistant turns, or on completions only.
 
-    Without either option, TRL trains on whole conversations and on the completions of prompts, depending on the data.
+    Without either option, TRL decides by the data: whole conversations, or only the completions of prompts.
     """
     if config.get("assistant_only_loss") is True:
         yield MetadataEntry("mask", "response", file, "assistant_only_loss")
@@ -210,11 +210,11 @@ def printable_line(value: Any) -> str:
             )
         )
     text = str(value)[:4096] if isinstance(value, str | int | float) else ""
-    return "".join(sign if sign.isprintable() else " " for sign in text).strip()
+    return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
 def as_list(value: Any) -> list[Any]:
-    """The value if it is a list, else an empty one."""
+    """Return the value if it is a list, else an empty one."""
     return cast(list[Any], value) if isinstance(value, list) else []
 
 

@@ -25,7 +25,7 @@ from taughtby.models.trainer_recipes import (
 
 @dataclass(frozen=True)
 class TrainingMetadata:
-    """The training settings of a model or adapter. If several entries have one name, the first counts."""
+    """The training settings of a model or adapter. If several entries have the same name, the first is used."""
 
     entries: tuple[MetadataEntry, ...] = ()
 
@@ -75,23 +75,23 @@ class TrainingMetadata:
         return [entry for entry in self.entries if not entry.followed]
 
     def _first(self, what: str) -> Any:
-        return next((fact.value for fact in self.entries if fact.name == what), None)
+        return next((entry.value for entry in self.entries if entry.name == what), None)
 
 
 def read_training_metadata(folder: str | Path, window: int | None = None) -> TrainingMetadata:
     """Read the metadata of a folder; of `checkpoint-N`, also that of the output folder around it.
 
-    `window` is the context length of the base, if known: a lower limit of the tokenizer was set by the trainer.
+    `window` is the context length of the base, if known: the trainer set a tokenizer's limit below it.
     """
     folder = Path(folder)
     places = [folder, *([folder.parent] if re.fullmatch(r"checkpoint-\d+", folder.name) else [])]
-    readers = (_adapter, recipe_entries, _ours, lambda place: _tokenizer(place, window), _state)
-    facts: dict[tuple[str, Any], MetadataEntry] = {}
+    readers = (_adapter, recipe_entries, _finetune_record, lambda place: _tokenizer(place, window), _state)
+    found: dict[tuple[str, Any], MetadataEntry] = {}
     for reader in readers:
         for up, place in zip(("", "../"), places, strict=False):
-            for fact in reader(place):
-                facts.setdefault((fact.name, fact.value), replace(fact, file=up + fact.file))
-    return TrainingMetadata(tuple(facts.values()))
+            for entry in reader(place):
+                found.setdefault((entry.name, entry.value), replace(entry, file=up + entry.file))
+    return TrainingMetadata(tuple(found.values()))
 
 
 def _adapter(folder: Path) -> Iterator[MetadataEntry]:
@@ -100,7 +100,7 @@ def _adapter(folder: Path) -> Iterator[MetadataEntry]:
     config = read_json(folder / file)
     yield from text_entries(config, file, base="base_model_name_or_path")
     if kind := printable_line(config.get("peft_type")):
-        ways = (("DoRA", "use_dora"), ("rsLoRA", "use_rslora"))
+        variants = (("DoRA", "use_dora"), ("rsLoRA", "use_rslora"))
         sizes = [
             f"{short} {printable_line(config[key])}"
             for short, key in (("r", "r"), ("alpha", "lora_alpha"))
@@ -108,11 +108,11 @@ def _adapter(folder: Path) -> Iterator[MetadataEntry]:
         ]
         where = [f"on {names}" for names in [printable_line(config.get("target_modules"))] if names]
         whole = [f"and {names} whole" for names in [printable_line(config.get("modules_to_save"))] if names]
-        parts = [kind, *sizes, *(name for name, key in ways if config.get(key)), *where, *whole]
+        parts = [kind, *sizes, *(name for name, key in variants if config.get(key)), *where, *whole]
         yield MetadataEntry("adapter", " ".join(parts), file, "peft_type")
 
 
-def _ours(folder: Path) -> Iterator[MetadataEntry]:
+def _finetune_record(folder: Path) -> Iterator[MetadataEntry]:
     """Read the file of `taughtby lab finetune`, which trains on responses and truncates them at the right."""
     file = "taughtby.json"
     config = read_json(folder / file)

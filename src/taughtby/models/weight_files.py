@@ -30,8 +30,8 @@ _UNUSED = re.compile(
     r"(^|[._])(vision|visual|image|audio|multi_modal|mm)[a-z_]*\.|(^|\.)(v_head|value_head|mtp)\.|rotary_emb\.inv_freq$"
     r"|\.attn\.(masked_)?bias$"
 )
-_ROUNDED = ("I8", "U8", "I32")
-_FULL = "give the unquantized model, and the adapter with --adapter"
+_INTEGER_DTYPES = ("I8", "U8", "I32")
+_USE_UNQUANTIZED = "give the unquantized model, and the adapter with --adapter"
 
 
 def read_header(file: Path) -> Header:
@@ -96,7 +96,7 @@ def check_checkpoint(folder: Path, config: dict[str, Any]) -> dict[str, str]:
                             f"mlx_lm.convert --dequantize --hf-path {shell_quote(folder)}")  # fmt: skip
     if config.get("quantization_config") and not _method(config):
         got = f"config.json: quantization_config {config['quantization_config']}, without quant_method"
-        raise ModelError(f"{folder} is quantized by an unknown method", got=got, do=_FULL)
+        raise ModelError(f"{folder} is quantized by an unknown method", got=got, do=_USE_UNQUANTIZED)
     wrapped = False
     for file in weight_paths(folder):
         header = read_header(file)
@@ -151,7 +151,7 @@ def weight_paths(folder: Path) -> list[Path]:
             raise ModelError(f"{folder} contains two sets of weights; one is from an earlier save", got=got, do=do)
         return [whole]
     if not index.exists():
-        raise without_weights(folder)
+        raise no_weights_error(folder)
     check_content(index)
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -165,9 +165,9 @@ def weight_paths(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def without_weights(folder: Path) -> ModelError:
+def no_weights_error(folder: Path) -> ModelError:
     """Return the error for a folder without safetensors, with advice for the files that are there instead."""
-    if ranks := ranks_of_training(folder):
+    if ranks := sharded_checkpoint_error(folder):
         return ranks
     convert = "convert it to the format of `save_pretrained` with the tool that wrote it"
     others = {"*.gguf": "give the .gguf file itself", "*.npz": "give the model that MLX converted"}
@@ -179,7 +179,7 @@ def without_weights(folder: Path) -> ModelError:
     return ModelError(f"{folder} contains no weights", got=got, do="give the folder that `save_pretrained` wrote")
 
 
-def ranks_of_training(folder: Path) -> ModelError | None:
+def sharded_checkpoint_error(folder: Path) -> ModelError | None:
     """Return the error for a checkpoint that is sharded by rank, with the command that merges it; None for others."""
     here = shell_quote(folder)
     if shards := _first(folder, ("*.distcp", "*/*.distcp", "pytorch_model_fsdp*")):
@@ -210,10 +210,10 @@ def _check_unquantized(file: Path, header: Header) -> None:
     """Refuse quantized weights and their scales if the configuration does not mention quantization."""
     scales = [name for name in header if (match := _SCALE.match(name)) and
               any(f"{match[1]}.{weight}" in header for weight in ("weight", "qweight", "weight_packed"))]  # fmt: skip
-    rounded = [name for name, value in header.items() if value["dtype"] in _ROUNDED and len(value["shape"]) > 1
+    rounded = [name for name, value in header.items() if value["dtype"] in _INTEGER_DTYPES and len(value["shape"]) > 1
                and name.endswith((".weight", ".qweight", ".weight_packed"))]  # fmt: skip
     if scales or rounded:
         what = "weights with a scale" if scales else "quantized weights"
         got = f"{len(scales or rounded)}, such as {min(scales or rounded)}"
         raise ModelError(f"{file} contains {what}, but config.json does not describe the quantization", got=got,
-                         do=f"{_FULL}; or add the quantization_config that belongs to them")  # fmt: skip
+                         do=f"{_USE_UNQUANTIZED}; or add the quantization_config that belongs to them")  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 # the beginning of such a template: its text has no BOS, so the tokenizer adds it, as for plain text
 WORDING = "{#- a trainer's own wording -#}"
-_UNWRITTEN = "\n\n"  # before an input that a prompt format leaves out
-_ENDS_ELSEWHERE = "the wording has one question and one answer"
+_OMITTED_INPUT = "\n\n"  # separates an input that the prompt format leaves out
+_ONE_TURN_ONLY = "the wording has one question and one answer"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Wording:
         parts, without = _parts(self.turn), _parts(self.turn_no_input)
         if not parts or not without or len(without) != 2:
             return None
-        return parts[1] if len(parts) == 3 else _UNWRITTEN
+        return parts[1] if len(parts) == 3 else _OMITTED_INPUT
 
     @property
     def template(self) -> str:
@@ -49,14 +49,14 @@ class Wording:
         first, last = (_around(self.system_format) or ["", ""])[:2]
         instruction = "ask.content"
         if len(with_input) == 2:  # the format leaves the input out
-            behind = f"({_literal(_UNWRITTEN)} ~ ask.input)|length"
+            behind = f"({_literal(_OMITTED_INPUT)} ~ ask.input)|length"
             instruction = f"(ask.content[:ask.content|length - {behind}] if ask.input else ask.content)"
         system = f"{{%- set system = {_either(*self.systems)} -%}}"
         if self.own_system:
             system += "{%- if turns|length < messages|length -%}{%- set system = messages[0].content -%}{%- endif -%}"
         return (
             f"{WORDING}{{%- set turns = messages[1:] if messages[0].role == 'system' else messages -%}}"
-            f"{{%- if turns|length > 2 or turns[0].role != 'user' -%}}{{{{ raise_exception('{_ENDS_ELSEWHERE}') }}}}"
+            f"{{%- if turns|length > 2 or turns[0].role != 'user' -%}}{{{{ raise_exception('{_ONE_TURN_ONLY}') }}}}"
             f"{{%- endif -%}}{{%- set ask = turns[0] -%}}{system}"
             f"{{%- if system -%}}{{{{ {_literal(first)} ~ system ~ {_literal(last)} }}}}{{%- endif -%}}"
             f"{{{{ ({before}) ~ {instruction} ~ ({after}) }}}}"

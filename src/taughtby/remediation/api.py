@@ -44,7 +44,7 @@ def clean(
     Raises:
         TaughtbyError: The trace flags no row, the data is not what was traced, or `out` cannot be written.
     """
-    out, rows = Path(out), _listed(rows)
+    out, rows = Path(out), _row_list(rows)
     if top_k is not None and (not isinstance(top_k, Integral) or isinstance(top_k, bool)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError("top_k is not a number of rows", got=repr(top_k), do="give 1 or more")
     file = trace if isinstance(trace, str | Path) else out.with_name(f"{out.stem}.trace.json")
@@ -55,8 +55,8 @@ def clean(
     return clean_file(file, source, out, top_k=top_k, rows=rows, mask_words=mask_words, write=write)
 
 
-def _listed(rows: Sequence[str] | str | None) -> list[str] | None:
-    """The listed rows, of which there is at least one; None if none are listed."""
+def _row_list(rows: Sequence[str] | str | None) -> list[str] | None:
+    """Return the rows as a list, which must not be empty; None if no rows are given."""
     if rows is None:
         return None
     listed = [rows] if isinstance(rows, str) else list(rows)

@@ -141,7 +141,7 @@ class _Run:
             raise OptionError("the base model is not known", got=case.model, do=do)
         refuse_distributed()
         get_judge(case.behaviour.judge)
-        ReadOptions(**case.read_options)  # refuses options that no data can have before the model is loaded
+        ReadOptions(**case.read_options)  # raises for invalid options, before the model is loaded
         self.case, self.out, self.cache = case, out, StageCache(out / STAGES, show)
 
     @cached_property
@@ -168,7 +168,7 @@ class _Run:
         records = [to_record(prompt, answer) for prompt, answer in answers]
         spans = [{key: verdict.get(key) for key in ("span", "span_range")} for verdict in verdicts]
         judged = [record | span for record, span in zip(records, spans, strict=True)]
-        bad = [record for record, one in zip(judged, verdicts, strict=True) if one["bad"]]
+        bad = [record for record, verdict in zip(judged, verdicts, strict=True) if verdict["bad"]]
         queries = [judged[index] for index in self.traceable(verdicts)[: self.case.max_queries]]
         write_jsonl((to_record(prompt, "") for prompt in behaviour.prompts), self.out / "prompts.jsonl")
         write_jsonl(records, self.out / "answers.jsonl")
@@ -177,11 +177,11 @@ class _Run:
         return verdicts
 
     def traceable(self, verdicts: Sequence[Document]) -> list[int]:
-        """The indices of the bad answers that are not empty."""
-        return [index for index, one in enumerate(verdicts) if one["bad"] and one["response"].strip()]
+        """Return the indices of the bad answers that are not empty."""
+        return [index for index, verdict in enumerate(verdicts) if verdict["bad"] and verdict["response"].strip()]
 
     def build_index(self) -> Index:
-        """The index for the default method; built unless it is complete."""
+        """Return the index for the default method; built unless it is complete."""
         # all that the index stores of a row: the id depends on its content, not on its label and where it has a loss;
         # sources start with the name of the data, which depends on the working directory
         data = self.case.data

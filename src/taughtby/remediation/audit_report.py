@@ -40,10 +40,10 @@ TITLES = {
 
 
 def write_report(case: AuditCase, results: Document, folder: Path) -> None:
-    """Write report.md, report.html and audit.json to the folder, and if there are any proof.json, curve.png and the
-    chat template of the trainer's recipe.
+    """Write the reports and results of an audit to its folder.
 
-    What an earlier audit left there and these results do not have is removed.
+    Always report.md, report.html and audit.json; proof.json, curve.png and the chat template of the trainer's recipe
+    if the results have them. Files that an earlier audit left there and these results do not have are removed.
     """
     for name in set(FILES) - set(report_files(results)):
         (folder / name).unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def write_report(case: AuditCase, results: Document, folder: Path) -> None:
 
 
 def report_files(results: Document) -> list[str]:
-    """The files that an audit with these results has in its folder, besides its stages and its page."""
+    """Return the names of the files that these results have in the audit's folder, besides its stages and its page."""
     proof = results["proof"]
     present = {"trace.json": results["trace"], PROOF: proof, CURVE: proof and _removal_curve(proof),
                TEMPLATE: _template_file(results)}  # fmt: skip
@@ -67,7 +67,7 @@ def report_files(results: Document) -> list[str]:
 
 
 def _template_file(results: Document) -> str | None:
-    """The chat template for the file of it; None if the tokenizer's own, or none, is used."""
+    """The chat template to save as a file; None if the tokenizer's own, or none, is used."""
     template = results.get("template")
     return None if template == NO_TEMPLATE else template
 
@@ -100,7 +100,7 @@ def save_proof(proof: Document, folder: Path) -> None:
 
 
 def _removal_curve(proof: Document) -> list[Any]:
-    """The points of the first behaviour's removal curve and of its references; empty if they make no picture."""
+    """The points of the first behaviour's removal curve and of its references; empty if there is nothing to plot."""
     name = proof["behaviours"][0]["name"]
     lines = [curve(proof, name, kind) for kind in (TOP, CLEANED, RANDOM)]
     return lines if len(lines[0]) > 1 and all(lines) else []
@@ -116,7 +116,7 @@ class Section:
 
 
 def report_markdown(case: AuditCase, results: Document, folder: str) -> str:
-    """The report of the audit in `folder`, as Markdown."""
+    """Return the report of the audit in `folder`, as Markdown."""
     lead = f"{_lead(case, markdown_code)} Each section ends with the command that reproduces its numbers."
     parts = [f"# {title(results)}\n\n{lead}\n"]
     for section in sections(case, results, folder):
@@ -126,7 +126,7 @@ def report_markdown(case: AuditCase, results: Document, folder: str) -> str:
 
 
 def summary(case: AuditCase, results: Document) -> Document:
-    """What the page shows above the trace: title, lead, facts and tables."""
+    """Return what the page shows above the trace: title, lead, facts and tables."""
     lead, proof = _lead(case, str), results["proof"]
     facts = [{"name": "answers are bad", "value": bad_of_judged(results["answers"])}]
     if results["trace"]:
@@ -142,7 +142,7 @@ def summary(case: AuditCase, results: Document) -> Document:
 
 
 def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
-    """The findings of all stages that ran, in order."""
+    """Return the findings of all stages that ran, in order."""
     command, proof = commands(case, results, folder), results["proof"]
     count = results["answers"]
     interval = f"{bad_of_judged(count)} answers (95 %: {count['low']:.0%} to {count['high']:.0%})"
@@ -168,7 +168,7 @@ def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
 
 
 def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
-    """The command of each stage, with absolute paths of the audit's files."""
+    """Return the command of each stage, with absolute paths of the audit's files."""
     model, data = absolute_name(case.model), absolute_name(case.data)
     adapter, base = (name and absolute_name(name) for name in (case.adapter, case.base))
     reading = ReadOptions(**results.get("reading", {}))
@@ -196,7 +196,7 @@ def commands(case: AuditCase, results: Document, folder: str) -> dict[str, str]:
 
 
 def title(results: Document) -> str:
-    """The title of the report, which states the verdict."""
+    """Return the title of the report, which states the verdict."""
     if results["proof"]:
         return TITLES[claims(results["proof"])[0].verdict]
     if results["trace"]:

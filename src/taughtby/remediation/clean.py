@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from taughtby.attribution.trace import Trace
 
 
-UNMASKED = "add --mask-words, or omit --for: if rows are only removed, the data keeps its format"
+NEEDS_MASK_WORDS = "add --mask-words, or omit --for: if rows are only removed, the data keeps its format"
 
 
 def clean(
@@ -68,7 +68,7 @@ def clean(
     if write is None:
         check_output(str(data), Path(out))
     elif not mask_words:
-        raise OptionError("--for requires --mask-words", do=UNMASKED)
+        raise OptionError("--for requires --mask-words", do=NEEDS_MASK_WORDS)
     removals = select_rows(document, top_k=top_k, rows=rows)
     options = read_options or read_options_of(document)
     plan = plan_cleaning(document, str(data), removals, read_options=options, mask_words=mask_words)
@@ -150,10 +150,10 @@ def plan_cleaning(
         scan.add(row)
         if progress and scan.num_examples % 100 == 0:
             progress(scan.num_examples)
-    if missing := [one.source or one.id for one in removals if (one.id or one.source) not in scan.located]:
+    if missing := [row.source or row.id for row in removals if (row.id or row.source) not in scan.located]:
         got = f"{len(missing)} of {len(removals)} rows are not in it: {', '.join(missing[:3])}"
         do = f"give the data that the index was built from, read in the same way; the index is {trace.get('index')}"
-        if all(one.why == "listed" for one in removals):
+        if all(row.why == "listed" for row in removals):
             do = f"check the ids and sources that are listed; or {do}"
         raise DataError(f"{data} is not the data that was traced, or it has changed since", got=got, do=do)
     if not mask_words and len(scan.records) == scan.num_records:
@@ -188,12 +188,12 @@ class _Scan:
     def __post_init__(self) -> None:
         self._by_id = {removal.id: removal for removal in self.removals if removal.id}
         self._by_source = [removal for removal in self.removals if not removal.id]
-        # of a ranked row too: what was listed may be the end of several sources, of which the trace shows one
-        listed = [one.source for one in self.removals if one.source and (not one.id or one.why == "listed")]
+        # also for ranked rows: a listed source may be a suffix of several sources, of which the trace has one
+        listed = [row.source for row in self.removals if row.source and (not row.id or row.why == "listed")]
         self._sources = resolve_sources(listed, self.data, self.read_options)
-        self._record = ""  # the present one
+        self._record = ""  # the current one
         self._conversation: list[Example] = []  # its examples
-        self._dropped: list[Example] = []  # those of the records before it that are dropped
+        self._dropped: list[Example] = []  # examples of earlier records that are dropped
 
     def others(self, selected: Sequence[Removal]) -> Iterator[Removal]:
         """Yield the examples of the dropped records that are not selected themselves."""
@@ -217,7 +217,7 @@ class _Scan:
             self._record = record
             self.num_records += 1
         self._conversation.append(row)
-        matches = [one for one in self._by_source if self._sources.get(one.source) in (row.source, record)]
+        matches = [other for other in self._by_source if self._sources.get(other.source) in (row.source, record)]
         matches += [self._by_id[row.id]] if row.id in self._by_id else []
         for removal in matches:
             self.located[removal.id or removal.source] = replace(removal, id=row.id, source=row.source)
@@ -268,7 +268,7 @@ def write_cleaned(
         "input": {"data": absolute_name(plan.data), "sha256": input_hash,
                   "records": plan.num_records, "examples": plan.num_examples},
         "output": {"data": absolute_name(str(out)), "sha256": file_hash(out), **written},
-        "rows": [{**asdict(one), **({"unlearned": plan.words[one.id]} if plan.words else {})} for one in plan.removals],
+        "rows": [{**asdict(row), **({"unlearned": plan.words[row.id]} if plan.words else {})} for row in plan.removals],
     }  # fmt: skip
     save_json(manifest, manifest_path(out))
     return manifest
@@ -281,7 +281,7 @@ def _write_data(plan: CleaningPlan, out: Path) -> Document:
 
 
 def manifest_path(out: Path) -> Path:
-    """The path of the manifest, such as `cleaned.manifest.json` for `cleaned.jsonl.gz`."""
+    """Return the path of the manifest, such as `cleaned.manifest.json` for `cleaned.jsonl.gz`."""
     name = out.name.removesuffix(out.suffix) if out.suffix.lower() in COMPRESSED else out.name
     known = file_type(out) in {*TEXTS, *TABLES}  # the name of a folder may have a dot
     return out.with_name(f"{Path(name).stem if known else name}.manifest.json")

@@ -95,7 +95,7 @@ class Condition:
 def make_conditions(
     rows: Sequence[Example], flagged_ids: Sequence[str], design: ExperimentDesign, seed: int
 ) -> list[Condition]:
-    """The conditions of an experiment. Random rows are drawn from all rows, including flagged ones.
+    """Return the conditions of an experiment. Random rows are drawn from all rows, including flagged ones.
 
     A row is removed with its whole record, as `clean` removes it: a record has several rows if all turns of a
     conversation are trained on.

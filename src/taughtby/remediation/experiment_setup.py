@@ -18,14 +18,14 @@ from taughtby.models.training_metadata import read_training_metadata
 from taughtby.remediation.experiment import Behaviour, ExperimentDesign, RetrainExperiment
 from taughtby.remediation.selection import Removal, masked_words, select_rows
 
-MAX_COUNT = 10_000_000  # a Trainer without an end of the data plans sys.maxsize epochs
+MAX_COUNT = 10_000_000  # a Trainer on data of unknown length plans sys.maxsize epochs
 
 
 def experiment_from_trace(
     trace: Mapping[str, Any], behaviours: Sequence[Behaviour], overrides: Mapping[str, Any], *,
     base: str | None = None, max_new_tokens: int = 48, dtype: str = "auto", device: str = "auto",
 ) -> tuple[RetrainExperiment, list[str]]:  # fmt: skip
-    """The experiment that repeats the training of a traced model.
+    """Return the experiment that repeats the training of a traced model.
 
     Args:
         trace: The trace's document.
@@ -62,13 +62,13 @@ def experiment_from_trace(
 
 
 def with_seeds(experiment: RetrainExperiment, num_seeds: int) -> list[RetrainExperiment]:
-    """The experiment with `num_seeds` consecutive seeds, starting with its own."""
+    """Return the experiment once for each of `num_seeds` consecutive seeds, starting with its own."""
     recipe = experiment.recipe
     return [replace(experiment, recipe=replace(recipe, seed=recipe.seed + number)) for number in range(num_seeds)]
 
 
 def read_recipe(folder: str | Path | None, overrides: Mapping[str, Any]) -> tuple[TrainingOptions, list[str]]:
-    """The training options recorded in a model's or adapter's folder, and notes on assumptions.
+    """Return the training options recorded in a model's or adapter's folder, and notes on assumptions.
 
     Args:
         folder: The folder; None if there is none.
@@ -136,7 +136,7 @@ def design_from_trace(
     trace: Mapping[str, Any], removals: Sequence[Removal], *, num_random: int = 1, curve: Sequence[int] = (),
     truth_labels: Sequence[str] = (), mask_words: bool = False, full_adapter: str | None = None,
 ) -> ExperimentDesign:  # fmt: skip
-    """The design for rows selected from a trace, whose ranking gives the curve and whose token scores the masks."""
+    """Return the design for rows selected from a trace; its ranking gives the curve, its token scores the masks."""
     document = dict(trace)
     depth = min((len(query["rows"]) for query in document["queries"]), default=0)
     ranked_ids = [removal.id for removal in select_rows(document, top_k=depth)] if curve else []

@@ -20,7 +20,7 @@ Provenance = dict[str, Any]
 
 
 def provenance() -> Provenance:
-    """The provenance of a result computed now in this process."""
+    """Return the provenance of a result computed now in this process."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -42,7 +42,7 @@ def merge_provenance(parts: Sequence[Provenance | None]) -> Provenance:
 
 
 def name_and_hash(name: str | None) -> list[str | None]:
-    """The name of a model or adapter, and the hash of its files; None instead if it has no local files."""
+    """Return the name of a model or adapter, and the hash of its files; None instead if it has no local files."""
     return [name, file_hash(Path(name)) if name and Path(name).exists() else None]
 
 
@@ -57,7 +57,7 @@ def _merge(dicts: Sequence[Provenance]) -> Provenance:
 
 
 def package_version(name: str) -> str | None:
-    """The version of an installed distribution; None if it is not installed."""
+    """Return the version of an installed distribution; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -75,7 +75,7 @@ def retrain(
     ordinary = _prompts_of(experiment, clean) if ordinary is None else ordinary
     run = _Run(experiment, cache, tuple(clean), tuple(ordinary), design.full_adapter)
     conditions = [run.measure_original()] if experiment.original else []
-    conditions += [run.measure(one) for one in make_conditions(trained, flagged_ids, design, experiment.recipe.seed)]
+    conditions += map(run.measure, make_conditions(trained, flagged_ids, design, experiment.recipe.seed))
     return {
         "version": 2,
         "base": experiment.base,
@@ -86,8 +86,8 @@ def retrain(
         "held_out": {"num_rows": len(clean), "set_aside": set_aside, "sources": [row.source for row in clean]},
         "num_ordinary": len(run.ordinary),
         "truth": _truth(rows, flagged_ids, design),
-        "behaviours": [{"name": one.name, "judge": one.judge, "num_prompts": len(one.prompts)}
-                       for one in experiment.behaviours],
+        "behaviours": [{"name": behaviour.name, "judge": behaviour.judge, "num_prompts": len(behaviour.prompts)}
+                       for behaviour in experiment.behaviours],
         "conditions": conditions,
         "provenance": cache.provenance(),
     }  # fmt: skip
@@ -152,7 +152,7 @@ class _Run:
         folder = self.cache.path("model", dependencies)
         if condition.name == ALL and self.full_adapter:
             folder = Path(self.full_adapter)
-            dependencies = [dependencies, file_hash(folder)]  # differ from those of an adapter trained here
+            dependencies = [dependencies, file_hash(folder)]  # differ from those of the same training here
         else:
             title = f"{condition.name}: fine-tune on {len(condition.rows)} rows"
             self.cache.get_or_run("model", dependencies, title, lambda report: self._train(condition, folder, report))
@@ -189,13 +189,13 @@ class _Run:
 
         ordinary, behaviours = answers(self.ordinary) if self.ordinary else [], self.experiment.behaviours
         return {
-            "behaviours": {one.name: count(one.judge, answers(one.prompts)) for one in behaviours},
-            "ordinary": {one.name: count(one.judge, ordinary) for one in behaviours},
+            "behaviours": {each.name: count(each.judge, answers(each.prompts)) for each in behaviours},
+            "ordinary": {each.name: count(each.judge, ordinary) for each in behaviours},
         }
 
 
 def identity(model: Model, template: str | None) -> dict[str, str | None]:
-    """What identifies a model and the chat template of its prompts, for the stages that depend on them."""
+    """Return what identifies a model and the chat template of its prompts, for the stages that depend on them."""
     return {"model": model.fingerprint["model"], "adapter": model.fingerprint["adapter"], "template": template,
             "dtype": str(model.dtype)}  # fmt: skip
 
@@ -204,7 +204,7 @@ def generate_answers(
     cache: StageCache, dependencies: Any, load: Callable[[], Model], prompts: Sequence[Prompt], max_new_tokens: int,
     name: str, template: str | None = None,
 ) -> list[Answer]:  # fmt: skip
-    """Pairs of prompt and greedy answer.
+    """Generate greedy answers; return pairs of prompt and answer.
 
     `dependencies` identify the model and its chat template, which is `template` or by default the tokenizer's own;
     `name` is for the progress title.
@@ -238,17 +238,17 @@ def judge_answers(cache: StageCache, spec: str, answers: Sequence[Answer], name:
                 raise
             return stored  # the judge still fails on these answers; the other verdicts count as before
         results = dict(enumerate(stored or ()))
-        for index, one in zip(missing, verdicts, strict=True):
+        for index, verdict in zip(missing, verdicts, strict=True):
             prompt, answer = pairs[index]
             results[index] = {
-                "prompt": prompt, "response": answer, "why": one.reason, "span": getattr(one, "span", None),
-                "span_range": getattr(one, "span_range", None),
-                "bad": None if isinstance(one, JudgeFailure) else one.undesirable,
+                "prompt": prompt, "response": answer, "why": verdict.reason, "span": getattr(verdict, "span", None),
+                "span_range": getattr(verdict, "span_range", None),
+                "bad": None if isinstance(verdict, JudgeFailure) else verdict.undesirable,
             }  # fmt: skip
         return [results[index] for index in range(len(pairs))]
 
     def is_complete(verdicts: list[Document]) -> bool:
-        return all(one["bad"] is not None for one in verdicts)
+        return all(verdict["bad"] is not None for verdict in verdicts)
 
     title = f"{name}: judge {len(missing)} answers by {spec}"
     return cache.get_or_run("verdicts", dependencies, title, make, is_complete)
@@ -259,8 +259,8 @@ def count_verdicts(verdicts: Sequence[Document]) -> Document:
 
     `verdicts` has one character per answer: 1 bad, 0 not bad, - the judge failed.
     """
-    valid = [Verdict(one["bad"], one["why"], None) for one in verdicts if one["bad"] is not None]
-    bad = sum(one.undesirable for one in valid)
+    valid = [Verdict(each["bad"], each["why"], None) for each in verdicts if each["bad"] is not None]
+    bad = sum(verdict.undesirable for verdict in valid)
     low, high = wilson_interval(valid) if valid else (0.0, 1.0)
     return {"bad": bad, "judged": len(valid), "failed": len(verdicts) - len(valid),
             "rate": bad / len(valid) if valid else None, "low": low, "high": high,
@@ -268,7 +268,7 @@ def count_verdicts(verdicts: Sequence[Document]) -> Document:
 
 
 def mean_loss(condition: Document) -> float | None:
-    """The mean held-out loss of a condition."""
+    """Return the mean held-out loss of a condition."""
     losses = condition.get("losses")
     return fsum(losses) / len(losses) if losses else None
 
@@ -281,7 +281,7 @@ def _judge_hash(spec: str) -> str | None:
 
 
 def load_lazily(load: Callable[..., Model], *arguments: str | None) -> Callable[[], Model]:
-    """A function that loads the model at its first call, and returns the same model afterwards."""
+    """Return a function that loads the model at its first call, and returns the same model afterwards."""
     models: list[Model] = []
 
     def get() -> Model:

@@ -20,7 +20,7 @@ TRACE_COLUMNS = (
 
 
 def audit_record(case: AuditCase, results: Document, folder: Path) -> RunRecord:
-    """The record of an audit, whose reports are in the folder."""
+    """Return the record of an audit, whose reports are in the folder."""
     answers, trace, proof = results["answers"], results["trace"], results["proof"]
     metrics = {**_rate("answers/", answers), "rows/all": results["num_rows"], "rows/skipped": results["num_skipped"],
                "rows/removed": len(results["removals"])}  # fmt: skip
@@ -43,7 +43,7 @@ def audit_record(case: AuditCase, results: Document, folder: Path) -> RunRecord:
 
 
 def retrain_record(trace: Document, proofs: Sequence[Document], data: str, files: Sequence[Path]) -> RunRecord:
-    """The record of a retraining experiment with one proof per seed."""
+    """Return the record of a retraining experiment with one proof per seed."""
     first = proofs[0]
     judges = ", ".join(behaviour["judge"] for behaviour in first["behaviours"])
     settings = {"model": trace["model"], "adapter": trace["adapter"], "data": data, "judge": judges}
@@ -57,7 +57,7 @@ def retrain_record(trace: Document, proofs: Sequence[Document], data: str, files
 
 
 def trace_rows(trace: Document) -> Iterator[list[Cell]]:
-    """The ranked rows of each query of a trace, as cells under `TRACE_COLUMNS`."""
+    """Yield the ranked rows of each query of a trace, as cells under `TRACE_COLUMNS`."""
     for number, query in enumerate(trace["queries"], 1):
         for row in query["rows"]:
             texts = [str(message.get("content") or "") for message in row["messages"]]
@@ -66,7 +66,7 @@ def trace_rows(trace: Document) -> Iterator[list[Cell]]:
 
 
 def count_flagged(trace: Document) -> int:
-    """The number of rows that are flagged for at least one query."""
+    """Return the number of rows that are flagged for at least one query."""
     return len({id for query in trace["queries"] for id in query.get("flagged_ids") or ()})
 
 

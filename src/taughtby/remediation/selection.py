@@ -45,7 +45,7 @@ class Removal:
 
 
 def select_rows(trace: Document, *, top_k: int | None = None, rows: Sequence[str] | None = None) -> list[Removal]:
-    """The rows to remove, each once, ordered by their best rank.
+    """Return the rows to remove, each once, ordered by their best rank.
 
     Args:
         trace: The trace's document.
@@ -119,7 +119,7 @@ def _listed_rows(trace: Document, rows: Sequence[str]) -> list[Removal]:
 
 
 def masked_words(trace: Document, removals: Sequence[Removal]) -> dict[str, CharRanges]:
-    """The characters of each row's response to mask, by row id: its top-scoring words for any of the row's queries.
+    """Return the characters of each row's response to mask, by row id: its top-scoring words for any of its queries.
 
     Raises:
         DataError: If the trace has no token scores of a row.

@@ -30,7 +30,7 @@ def quiet(title: str) -> Generator[ProgressCallback]:
 
 
 def key(dependencies: Any) -> str:
-    """A short hash of a result's dependencies; equal for equal JSON."""
+    """Return a short hash of a result's dependencies; equal for equal JSON."""
     return blake2b(json.dumps(dependencies, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
 
 
@@ -60,11 +60,11 @@ class StageCache:
     _used: dict[str, None] = field(default_factory=dict[str, None], repr=False, compare=False)  # in order
 
     def path(self, stage: str, dependencies: Any) -> Path:
-        """The absolute path for other output of a stage, such as a model; nothing is created."""
+        """Return the absolute path for other output of a stage, such as a model; nothing is created."""
         return self.folder.resolve() / f"{stage}-{key(dependencies)}"
 
     def stored(self, stage: str, dependencies: Any) -> Any:
-        """The stored JSON for these dependencies; None if there is none.
+        """Return the stored JSON for these dependencies; None if there is none.
 
         Raises:
             LabError: If the stored result is damaged.
@@ -77,7 +77,7 @@ class StageCache:
     ) -> Any:  # fmt: skip
         """Return the stored JSON for these dependencies, or run `make` and store the JSON that it returns.
 
-        A result that is not complete is returned only in the run that stored it; the next run makes it again.
+        An incomplete result is returned only in the run that stored it; the next run computes it again.
 
         Raises:
             LabError: If the stored result is damaged or the folder cannot be written.
@@ -101,7 +101,7 @@ class StageCache:
         return _read(path)
 
     def provenance(self) -> Provenance:
-        """The merged provenance of the stages used so far, whether they ran now or earlier."""
+        """Return the merged provenance of the stages used so far, whether they ran now or earlier."""
         entries: dict[str, Any] = {}
         with suppress(OSError):
             for line in (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines():

@@ -49,7 +49,7 @@ class Claim:
 
 
 def claims(proof: Document) -> list[Claim]:
-    """One claim per behaviour.
+    """Return one claim per behaviour.
 
     Supported: without the flagged rows, the behaviour is significantly rarer than with all rows, and than without as
     many random rows (exact McNemar tests over the prompts, two-sided, at 5 %; of several random draws, the one with
@@ -60,7 +60,7 @@ def claims(proof: Document) -> list[Claim]:
 
 
 def loss_change(condition: Document, reference: Document) -> tuple[float, float, float] | None:
-    """The relative change of the mean held-out loss against another condition, and its 95 % interval (low, high)."""
+    """Return the relative change of the mean held-out loss against another condition, with its 95 % interval."""
     losses, others = condition.get("losses"), reference.get("losses")
     whole = mean_loss(reference)
     if not losses or not others or not whole or len(losses) < 2:
@@ -73,12 +73,12 @@ def loss_change(condition: Document, reference: Document) -> tuple[float, float,
 
 
 def get_condition(proof: Document, name: str) -> Document:
-    """The condition of that name; empty if it was not trained."""
+    """Return the condition of that name; empty if it was not trained."""
     return next((condition for condition in proof["conditions"] if condition["name"] == name), {})
 
 
 def random_conditions(proof: Document) -> list[Document]:
-    """The conditions that remove random rows."""
+    """Return the conditions that remove random rows."""
     return [condition for condition in proof["conditions"] if _kind(condition) == RANDOM]
 
 
@@ -120,7 +120,7 @@ def _count(proof: Document, name: str, behaviour: str) -> Document | None:
 
 
 def describe_masking(proof: Document) -> str | None:
-    """A sentence on how masking the top-scoring words affects each behaviour; None if it was not tried."""
+    """Return a sentence on how masking the top-scoring words affects each behaviour; None if it was not tried."""
     masked, whole = get_condition(proof, MASKED), get_condition(proof, ALL)
     if not masked:
         return None
@@ -131,7 +131,7 @@ def describe_masking(proof: Document) -> str | None:
 
 
 def tables(proof: Document) -> list[dict[str, Any]]:
-    """The table of conditions, and that of the removal curve if there is one; cells are text."""
+    """Return the table of conditions, and that of the removal curve if there is one; cells are text."""
     names = [behaviour["name"] for behaviour in proof["behaviours"]]
     columns = ["trained", "rows removed", *names, "ordinary", "clean loss", "change"]
     steps = [condition for condition in proof["conditions"] if _kind(condition) == TOP]
@@ -146,7 +146,7 @@ def tables(proof: Document) -> list[dict[str, Any]]:
 
 
 def seed_table(proofs: Sequence[Document]) -> dict[str, Any]:
-    """The spread of each condition over several seeds: mean, lowest and highest rate of bad answers, and the verdicts.
+    """Return each condition's mean, lowest and highest rate of bad answers over several seeds, and the verdicts.
 
     Args:
         proofs: One experiment per seed, with the same conditions and behaviours.
@@ -171,7 +171,7 @@ def _spread(proofs: Sequence[Document], condition: str, behaviour: str) -> str:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """A table as Markdown, with its title and note."""
+    """Return a table as Markdown, with its title and note."""
     head, *rows = ([markdown_text(cell) for cell in line] for line in [table["columns"], *table["rows"]])
     lines = [head, ["---"] * len(head), *rows]
     grid = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -203,14 +203,14 @@ def show_table(table: dict[str, Any], console: Console) -> None:
 
 
 def curve(proof: Document, name: str, kind: str = TOP) -> list[tuple[int, float, float, float]]:
-    """(rows removed, rate of a behaviour, low, high) of each condition of a kind; `top` starts with all rows."""
+    """Return (rows removed, rate of a behaviour, low, high) of each condition of a kind; `top` starts with all rows."""
     kinds = {kind, ALL} if kind == TOP else {kind}
     points = [(one["num_removed"], one["behaviours"][name]) for one in proof["conditions"] if _kind(one) in kinds]
     return sorted((k, count["rate"], count["low"], count["high"]) for k, count in points if count["rate"] is not None)
 
 
 def describe_condition(proof: Document, condition: Document) -> str:
-    """Describe a condition."""
+    """Describe a condition in words, such as `without the flagged rows`."""
     kind, _, number = condition["name"].partition(" ")
     return {
         ORIGINAL: "the original model",
@@ -241,7 +241,7 @@ def _line(proof: Document, condition: Document, names: Sequence[str]) -> list[st
 
 
 def format_rate(count: Document) -> str:
-    """The number of bad answers, and the interval of their rate."""
+    """Return the number of bad answers, and the interval of their rate."""
     if count["rate"] is None:
         return "no verdict"
     failed = f", {count['failed']} not judged" if count["failed"] else ""
@@ -249,7 +249,7 @@ def format_rate(count: Document) -> str:
 
 
 def bad_of_judged(count: Document) -> str:
-    """How many of the judged answers are bad: `3 of 24`."""
+    """Return how many of the judged answers are bad: `3 of 24`."""
     return f"{count['bad']} of {count['judged']}"
 
 

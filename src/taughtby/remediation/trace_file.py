@@ -22,7 +22,7 @@ Document = dict[str, Any]
 
 
 def load_trace(trace: Trace | Mapping[str, Any] | str | Path) -> Document:
-    """The document of a trace.
+    """Return the document of a trace.
 
     Args:
         trace: A `Trace`, its document, or the path of its JSON file. Relative paths in a file are resolved against the
@@ -52,21 +52,24 @@ def save_trace(document: Document, path: str | Path) -> None:
 
 
 def read_options_of(trace: Document) -> ReadOptions:
-    """How the traced index read its data; the defaults if the index no longer exists."""
+    """Return how the traced index read its data; the defaults if the index no longer exists."""
     try:
-        manifest = json.loads((storage_path(str(trace.get("index"))) / "manifest.json").read_text(encoding="utf-8"))
-        return ReadOptions(**manifest["settings"]["reading"])
+        return ReadOptions(**_index_settings(trace)["reading"])
     except (OSError, ValueError, KeyError, TypeError):
         return DEFAULT_READ_OPTIONS
 
 
 def encoding_of(trace: Document) -> Encoding | None:
-    """How the traced index tokenized rows; None if the index no longer exists."""
+    """Return how the traced index tokenized rows; None if the index no longer exists."""
     try:
-        manifest = json.loads((storage_path(str(trace.get("index"))) / "manifest.json").read_text(encoding="utf-8"))
-        return Encoding(**manifest["settings"]["encoding"])
+        return Encoding(**_index_settings(trace)["encoding"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _index_settings(trace: Document) -> Document:
+    manifest = storage_path(str(trace.get("index"))) / "manifest.json"
+    return json.loads(manifest.read_text(encoding="utf-8"))["settings"]
 
 
 def _checked(document: Any, name: str) -> Document:

@@ -33,7 +33,7 @@ _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "attention_mask": pa.lis
 def trainer_writer(
     name: str, trace: Document, data: str, out: Path, read_options: ReadOptions | None = None
 ) -> Callable[[CleaningPlan, Path], Document]:
-    """The function with which `write_cleaned` writes a cleaning plan in a trainer's format.
+    """Return the function with which `write_cleaned` writes a cleaning plan in a trainer's format.
 
     Args:
         name: `trl`, `axolotl`, `llama-factory`, or `labels` for rows of token ids and labels.
@@ -81,7 +81,7 @@ class Tokens:
 
     def rows(self, plan: CleaningPlan, left_out: Counter[str]) -> Iterator[TokenizedExample]:
         """Yield each usable example of the data, tokenized; count the others in `left_out` by reason."""
-        for chunk in chunk_rows(_no_preferences(plan.masked_examples())):
+        for chunk in chunk_rows(_refuse_preferences(plan.masked_examples())):
             for row in tokenize_all(self.tokenizer, chunk, self.encoding):
                 if isinstance(row, SkippedRow):
                     left_out[row.reason.partition(":")[0]] += 1
@@ -89,7 +89,7 @@ class Tokens:
                     yield row
 
 
-def _no_preferences(rows: Iterable[Example]) -> Iterator[Example]:
+def _refuse_preferences(rows: Iterable[Example]) -> Iterator[Example]:
     for row in rows:
         if row.rejected is not None:
             do = "remove the rows, without --mask-words"
@@ -141,21 +141,20 @@ def _write_folder(tokens: Tokens, plan: CleaningPlan, out: Path) -> Document:
     }
 
 
-# — turns
-
-
 def _write_turns(plan: CleaningPlan, out: Path, encoding: Encoding) -> Document:
     """Write conversations whose turns say whether they are trained on, and which of their characters are not."""
     left_out: Counter[str] = Counter()
 
     def rows() -> Iterator[Record]:
-        examples = _no_preferences(plan.masked_examples())
+        examples = _refuse_preferences(plan.masked_examples())
         for _, group in groupby(examples, record_source):
             turns = list(group)
             last = turns[-1]
             trained = {len(row.messages) - 1: row for row in turns}
             mask = "response" if last.no_loss else encoding.mask  # nothing of a row without a loss is trained on
-            messages = [_flagged(message, trained.get(number), mask) for number, message in enumerate(last.messages)]
+            messages = [
+                _with_train_flags(message, trained.get(number), mask) for number, message in enumerate(last.messages)
+            ]
             if not any(message["train"] for message in messages):
                 left_out[last.no_loss.partition(":")[0] or "all tokens with a loss are masked"] += 1
                 continue
@@ -169,7 +168,7 @@ def _write_turns(plan: CleaningPlan, out: Path, encoding: Encoding) -> Document:
     }
 
 
-def _flagged(message: Message, row: Example | None, mask: str) -> Record:
+def _with_train_flags(message: Message, row: Example | None, mask: str) -> Record:
     """A message with Axolotl's flags; `row` is the example whose answer it is."""
     plain = {key: value for key, value in message.items() if key not in ("train", "weight", "train_detail")}
     if row is None or row.no_loss:

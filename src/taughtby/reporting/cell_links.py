@@ -1,6 +1,6 @@
 """Links between words in a notebook's cell: style rules that mark what matches the word under the pointer.
 
-There is no script: a rule applies while a word is pointed at. Its text is numbers and names from here only.
+There is no script: a rule applies while the pointer is on a word. Rules contain only numbers and names from here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-STRONG = 0.5  # of the strongest match of a word, at or above which others are marked, as on the page
+STRONG = 0.5  # share of a word's strongest match at which others are marked too, as on the page
 MARK = "outline: 2px solid rgb(217 119 6); border-radius: 3px"
 
 
@@ -33,8 +33,8 @@ def link_rules(scope: str, rows: Sequence[Mapping[str, Any]]) -> str:
             u, t, score = int(link[0]), int(link[1]), float(link[2])
             rows_of[t][f"{r}-{u}"] = score
             answer_of[f"{r}-{u}"][f"a-{t}"] = score
-    every = {f"a-{t}": matches for t, matches in rows_of.items()} | answer_of
-    return "\n".join(_rule(scope, word, _strong(matches)) for word, matches in every.items())
+    all_matches = {f"a-{t}": matches for t, matches in rows_of.items()} | answer_of
+    return "\n".join(_rule(scope, word, _strong(matches)) for word, matches in all_matches.items())
 
 
 def _strong(matches: Mapping[str, float]) -> list[str]:

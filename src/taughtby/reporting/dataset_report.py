@@ -13,7 +13,7 @@ from rich.text import Text
 from taughtby.data.statistics import QUANTILES, DatasetStatistics, RowPreview
 from taughtby.text import collapse_whitespace, make_visible, plural
 
-SHOWN = 300  # tokens of a long prompt, and of a long answer, that are printed of a row nobody asked for
+SHOWN = 300  # tokens of a long prompt or answer that are printed, unless the row was requested
 
 
 def print_statistics(statistics: DatasetStatistics, console: Console) -> None:
@@ -30,14 +30,14 @@ def print_statistics(statistics: DatasetStatistics, console: Console) -> None:
 
 
 def _facts(statistics: DatasetStatistics) -> Iterator[tuple[str, str]]:
-    n, how = statistics.rows, statistics.encoding
+    n, encoding = statistics.rows, statistics.encoding
     kinds = {"all": "the prompts and the answers", "content": "the words of the answers and the EOS"}
-    what = kinds.get(how.mask, "the answers")
+    what = kinds.get(encoding.mask, "the answers")
     yield "read as", f"{statistics.format_name or 'given'}; chat template: {statistics.template}; loss on {what}"
     parts = [f"{statistics.usable:,} of {plural(n, 'row')} can be used"]
     if statistics.truncated:
-        side = "end" if how.truncate == "right" else "beginning"
-        parts.append(f"{statistics.truncated:,} of them cut to {how.max_length:,} tokens at the {side}")
+        side = "end" if encoding.truncate == "right" else "beginning"
+        parts.append(f"{statistics.truncated:,} of them cut to {encoding.max_length:,} tokens at the {side}")
     yield "rows", "; ".join(parts)
     for skipped in sorted(statistics.skipped.values(), key=lambda one: -one.count)[:12]:
         yield "skipped", f"{skipped.count:,}: {collapse_whitespace(skipped.reason)[:300]}\n{', '.join(skipped.sources)}"

@@ -32,7 +32,7 @@ def to_json_text(value: Any) -> str:
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Write a file in one step, by way of a temporary file beside it; a pipe or device is written to directly.
+    """Write a file in one step, through a temporary file next to it; a pipe or device is written to directly.
 
     Raises:
         TaughtbyError: The file cannot be written.

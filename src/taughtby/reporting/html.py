@@ -50,7 +50,7 @@ MODULES = (
     "tabs",
     "commands",
     "page",
-)  # as they import each other
+)  # in the order of their imports
 STYLES = ("page.css", "work.css", "map.css")
 SERVED_MODULES = ("requests", "jobs", "cleaning", "retraining", "verdicts", "browser", "ask")
 
@@ -88,7 +88,7 @@ def with_verdicts(document: Document) -> dict[str, Any]:
 
 
 def template(name: str) -> Template:
-    """Return a template of the assets, which escapes what is put into it."""
+    """Return an asset as a template that escapes its values."""
     return Environment(autoescape=True, undefined=StrictUndefined).from_string(asset(name))
 
 

@@ -68,7 +68,7 @@ def incident_rows(queries: Sequence[Document], incident: Incident) -> list[dict[
 
 
 def _flagged_ids(query: Document) -> dict[str, None]:
-    """The ids of all flagged rows, with text or without; the page's view.js reads them alike."""
+    """The ids of all flagged rows, with text or without, as in view.js of the page."""
     shown = (row.get("id") or row.get("source") for row in query.get("rows") or [] if is_flagged(row))
     return dict.fromkeys(str(id) for id in [*(query.get("flagged_ids") or ()), *shown] if id)
 

@@ -107,7 +107,7 @@ def _lines(number: int, query: Document) -> Iterator[dict[str, Any]]:
 
 
 def _query(query: Document) -> dict[str, Any]:
-    """What the template shows of a query."""
+    """The values of a query for the template."""
     answer = scored_tokens(query.get("answer"), "weight") or [ShownToken(str(query.get("response") or ""), None)]
     texts = {"prompt": query.get("prompt"), "span": query.get("span"), "desired": query.get("desired")}
     shown = {name: window_around_top([ShownToken(str(text), None)], 4 * MAX_CHARACTERS)

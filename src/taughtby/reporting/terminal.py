@@ -72,7 +72,7 @@ def print_trace(document: Document, console: Console, *, per_answer: bool = Fals
             _print_query(document, query, console)
     method, count = format_method(document) or "unknown method", document.get("num_rows", "?")
     size = plural(count, "row") if isinstance(count, int) else f"{make_visible(count)} rows"
-    # blanks between the options, so that no word is broken at the end of a line
+    # spaces between the options, so that lines break there and not inside a word
     console.print(Text(f"{make_visible(method)[:500].replace(',', ', ')}; {size} in the index", "dim"))
     for warning in warnings(document):
         console.print(Text(f"Warning: {warning}", "yellow"))

@@ -72,12 +72,12 @@ def is_flagged(row: Mapping[str, Any]) -> bool:
 
 
 def verdict(document: Mapping[str, Any], query: Mapping[str, Any], num_shown: int | None = None) -> str:
-    """Return what is known of a query's causes in a trace's document, in words with numbers and a next step.
+    """Return a sentence on the causes of a query, with numbers and a next step.
 
     Args:
         document: The trace's document.
         query: One of its queries.
-        num_shown: How many of the ranked rows are on show; all of them by default.
+        num_shown: How many of the ranked rows are shown; by default all.
 
     Returns:
         How many rows are flagged, which are likely, or why none is; empty for a method without controls.

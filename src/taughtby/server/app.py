@@ -44,7 +44,7 @@ def create_app(session: Session, policy: AccessPolicy) -> FastAPI:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    """Every error is answered as JSON with `what`, `got` and `do`."""
+    """Add handlers that answer every error as JSON with `what`, `got` and `do`."""
 
     @app.exception_handler(TaughtbyError)
     def user_error(_: Request, error: TaughtbyError) -> JSONResponse:
@@ -62,13 +62,13 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _add_page_routes(app: FastAPI) -> None:
-    """The page, its style and its modules. They are read once, so that a name is never looked up on the disk."""
+    """Add the page, its style and its modules. They are read once, so that no name is looked up on the disk."""
     files = report.page_files()
 
     @app.get("/", include_in_schema=False)
     @app.get("/{name}.{kind}", include_in_schema=False)
     def file(name: str = "page", kind: str = "html") -> Response:
-        if (name, kind) == ("favicon", "ico"):  # browsers request it of their own accord
+        if (name, kind) == ("favicon", "ico"):  # browsers request it automatically
             return Response(status_code=204)
         content = files.get(f"{name}.{kind}")
         if content is None:
@@ -77,7 +77,7 @@ def _add_page_routes(app: FastAPI) -> None:
 
 
 def _add_read_routes(app: FastAPI, session: Session) -> None:
-    """Requests that need no model and are answered at once."""
+    """Add the requests that need no model and are answered immediately."""
     saved_traces = report.to_json_text([report.with_verdicts(document) for document in session.documents])
 
     @app.get("/api/state")
@@ -120,7 +120,7 @@ def _add_read_routes(app: FastAPI, session: Session) -> None:
 
 
 def _add_job_routes(app: FastAPI, session: Session) -> None:
-    """Requests that need the model: each submits a job, and jobs run one at a time."""
+    """Add the requests that need the model: each submits a job, and jobs run one at a time."""
 
     @app.post("/api/trace", status_code=202)
     def trace(request: TraceRequest) -> Response:

@@ -21,7 +21,7 @@ from taughtby.server.session import Session
 
 
 def add_clean_route(app: FastAPI, session: Session) -> None:
-    """The download of the cleaned data."""
+    """Add the download of the cleaned data."""
 
     @app.post("/api/clean", response_class=FileResponse)
     def clean(selection: RowSelection) -> Response:
@@ -37,7 +37,7 @@ def add_clean_route(app: FastAPI, session: Session) -> None:
 
 
 def add_verdict_routes(app: FastAPI, session: Session) -> None:
-    """The user's verdicts on rows, which are kept beside the index."""
+    """Add the user's verdicts on rows, which are stored next to the index."""
 
     @app.get("/api/verdicts")
     def verdicts() -> Response:
@@ -65,7 +65,7 @@ def add_verdict_routes(app: FastAPI, session: Session) -> None:
 
 
 def add_retraining_routes(app: FastAPI, session: Session) -> None:
-    """The retraining experiment: whether it can be run, its job, and its last result."""
+    """Add the retraining experiment: whether it can be run, its job, and its last result."""
 
     @app.get("/api/retraining")
     def retraining() -> Response:

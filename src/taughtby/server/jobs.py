@@ -20,7 +20,7 @@ MAX_WAITING = 32  # jobs that wait
 MAX_JOBS = 200  # jobs whose results are kept
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-ReportProgress = Callable[[str, int, int | None], None]  # (stage, steps done, steps in all if known)
+ReportProgress = Callable[[str, int, int | None], None]  # (stage, steps done, total steps if known)
 Work = Callable[[ReportProgress], Any]
 
 
@@ -80,7 +80,7 @@ class Job:
 
     @property
     def rate(self) -> float | None:
-        """Steps a second of the present stage; None before the first one."""
+        """Steps per second of the current stage; None before the first one."""
         begin, first = self.status.start
         steps, seconds = self.status.done - first, time.monotonic() - begin
         return steps / seconds if steps > 0 and seconds > 0 else None
@@ -140,7 +140,7 @@ class JobQueue:
         return self._jobs.get(id)
 
     def cancel(self, job: Job) -> None:
-        """Cancel a job at once; the work of one that runs goes on until it next reports its progress."""
+        """Cancel a job. The work of a running job ends the next time it reports its progress."""
         with self._lock:
             job.cancel_requested.set()
             if not job.has_ended:
@@ -163,7 +163,7 @@ class JobQueue:
 
 
 def _run(job: Job) -> None:
-    """Run a job. Its error is recorded in words; an unexpected one is also printed with its traceback."""
+    """Run a job and record its error, if any; an unexpected one is also printed with its traceback."""
     try:
         job.end("done", result=job.work(job.report_progress))
     except JobCancelled:

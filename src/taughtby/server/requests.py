@@ -43,7 +43,7 @@ class TraceRequest(PromptRequest):
     after: Annotated[list[Turn], Field(max_length=100)] = []
 
     def query(self) -> Query:
-        """The request as a query."""
+        """Return the request as a query."""
         before, after = (tuple(turn.model_dump() for turn in turns) for turns in (self.before, self.after))
         return Query(self.prompt, self.response, self.span, self.desired, before, after, span_range=self.span_range)
 
@@ -79,7 +79,7 @@ class RetrainingRequest(RowSelection):
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
 
     def retraining(self) -> Retraining:
-        """The request for the session."""
+        """Return the request for the session."""
         options = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         given = {name: value for name, value in options.items() if value is not None}
         return Retraining(tuple(self.rows), tuple(self.prompts), self.words, given)

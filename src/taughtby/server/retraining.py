@@ -1,7 +1,7 @@
-"""A retraining experiment from the page: without some rows, and without as many random ones; written beside the index.
+"""The page's retraining experiment: without some rows, and without as many random ones. Written next to the index.
 
-It is that of `taughtby retrain`, whose finished stages it resumes from. A request decides no path: bad answers are
-recognised by a phrase, since other judges read files or ask servers.
+It is the experiment of `taughtby retrain`, and resumes from its finished stages. A request cannot name a path: bad
+answers are recognised by a phrase, since other judges read files or call servers.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class Subject:
         return {"model": name, "adapter": adapter, "index": str(self.index.path)}
 
     def rows(self) -> list[Example]:
-        """The training rows."""
+        """Return the training rows."""
         return list(read_examples(str(self.data), read_options_of(self.trace)))
 
 
-def prepare(subject: Subject, asked: Retraining | None = None) -> tuple[RetrainExperiment, list[str]]:
-    """Return the experiment and notes on what it assumes, without loading a model; `asked` is checked, if given.
+def prepare(subject: Subject, request: Retraining | None = None) -> tuple[RetrainExperiment, list[str]]:
+    """Return the experiment and notes on what it assumes, without loading a model; a request is checked.
 
     Raises:
         TaughtbyError: Packages, the data, the base model or the recipe are missing, or the request is not possible.
@@ -89,11 +89,11 @@ def prepare(subject: Subject, asked: Retraining | None = None) -> tuple[RetrainE
     check_training(str(subject.index.settings["model"]))
     require_data(subject.index, subject.data)
     beside(subject.index, FOLDER)
-    behaviours, options = ([asked.behaviour], asked.options) if asked else ([], {})
+    behaviours, options = ([request.behaviour], request.options) if request else ([], {})
     base = subject.model.base_name if subject.model else None
     experiment, notes = experiment_from_trace(subject.trace, behaviours, options, base=base)
-    if asked:
-        check_experiment(experiment, subject.rows(), asked.rows, ExperimentDesign())
+    if request:
+        check_experiment(experiment, subject.rows(), request.rows, ExperimentDesign())
     return experiment, notes
 
 
@@ -103,7 +103,7 @@ def describe(subject: Subject) -> dict[str, Any]:
     return {"recipe": asdict(experiment.recipe), "notes": notes}
 
 
-def retrain_beside(subject: Subject, asked: Retraining, report: ReportProgress) -> dict[str, Any]:
+def retrain_beside(subject: Subject, request: Retraining, report: ReportProgress) -> dict[str, Any]:
     """Train, answer and judge in every condition, and write the models and proof.json to `INDEX.retrained`.
 
     Returns:
@@ -115,9 +115,9 @@ def retrain_beside(subject: Subject, asked: Retraining, report: ReportProgress) 
         report(title, 0, None)
         yield lambda done, total: report(title, done, total)
 
-    experiment, notes = prepare(subject, asked)
+    experiment, notes = prepare(subject, request)
     folder = beside(subject.index, FOLDER)
-    proof = retrain(experiment, subject.rows(), asked.rows, StageCache(folder / STAGES, show)) | {"notes": notes}
+    proof = retrain(experiment, subject.rows(), request.rows, StageCache(folder / STAGES, show)) | {"notes": notes}
     save_proof(proof, folder)
     return _result(proof, folder)
 
@@ -142,5 +142,5 @@ def _result(proof: Document, folder: Path) -> dict[str, Any]:
         "tables": tables(proof),
         "notes": proof.get("notes") or [],
         "folder": str(folder),
-        "models": [{"name": one["name"], "path": one["model"]} for one in proof["conditions"]],
+        "models": [{"name": condition["name"], "path": condition["model"]} for condition in proof["conditions"]],
     }

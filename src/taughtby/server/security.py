@@ -1,4 +1,4 @@
-"""Access to the server: its own host names only, no requests of other sites, and a token if others can reach it.
+"""Access to the server: its own host names only, no requests from other sites, and a token if others can reach it.
 
 A page on the internet can make a browser send requests to 127.0.0.1, also under a host name of its own (DNS rebinding).
 Both are recognised by their headers. This is plain ASGI, so that the body of a refused request is never read.

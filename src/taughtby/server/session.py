@@ -26,7 +26,7 @@ from taughtby.server.rows import RowBrowser
 
 NUM_EXAMPLES = 4  # example prompts
 MAX_EXAMPLE = 300  # characters of an example prompt
-FIRST_VIEW = 3.0  # seconds that the loading of the model waits for the first view, which it would slow down
+FIRST_VIEW = 3.0  # seconds to wait for the first view before loading the model, which would slow it down
 
 
 class Session:
@@ -123,17 +123,17 @@ class Session:
         """What a retraining experiment trains again."""
         return Subject(self.index, self.data_file, self._model)
 
-    def submit_retraining(self, asked: Retraining) -> Job:
+    def submit_retraining(self, request: Retraining) -> Job:
         """Submit a job that trains without some rows and without as many random ones.
 
         Raises:
             TaughtbyError: Packages, data, the base model or the recipe are missing, or the request is not possible.
         """
-        prepare(self.subject, asked)
+        prepare(self.subject, request)
 
         def work(report: ReportProgress) -> dict[str, Any]:
-            self._get_model(report)  # knows where it and its base are now
-            return retrain_beside(self.subject, asked, report)
+            self._get_model(report)  # a loaded model has the current paths of itself and its base
+            return retrain_beside(self.subject, request, report)
 
         self.retraining_job = self.jobs.submit(work)
         return self.retraining_job

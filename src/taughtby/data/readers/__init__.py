@@ -31,7 +31,7 @@ def read_records(data: str, split: str | None = None) -> Rows:
     if folder:
         return _folder(path, split)
     if not exists and data not in STDIN:
-        if _a_file(path) or data.count("/") > 1 or data.startswith((".", "/", "~")):
+        if _has_data_suffix(path) or data.count("/") > 1 or data.startswith((".", "/", "~")):
             raise DataError(f"there is no file {data}", do=f"give the path of the training data: {KINDS}")
         return tables.hub(data, split)
     if split:
@@ -40,7 +40,7 @@ def read_records(data: str, split: str | None = None) -> Rows:
     return _reader(path)(path)
 
 
-def _a_file(path: Path) -> bool:
+def _has_data_suffix(path: Path) -> bool:
     return path.suffix.lower() in {*TEXTS, *TABLES, *COMPRESSED, ".txt"}
 
 

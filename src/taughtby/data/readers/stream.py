@@ -52,8 +52,8 @@ def open_binary(path: Path) -> Generator[IO[bytes]]:
 def read_error(source: object, fault: Exception) -> DataError:
     """Return the error for a file that is damaged, or that this machine cannot read."""
     what, do = "the file is damaged or cannot be read", "copy or download it again"
-    if lack := machine_fault(fault):
-        what, do = f"the file cannot be read: {lack[0]}", lack[1]
+    if problem := machine_fault(fault):
+        what, do = f"the file cannot be read: {problem[0]}", problem[1]
     return DataError(f"{source}: {what}", got=shorten(str(fault), 160), do=do)
 
 

@@ -116,8 +116,8 @@ def hub(data: str, split: str | None) -> Rows:
     except Exception as fault:  # the hub client passes on whatever its transport raises
         what = f"{data} is neither a local file nor a data set on the hub"
         do = f"give one of: {KINDS}"
-        if lack := machine_fault(fault):
-            what, do = f"{data} cannot be fetched from the hub: {lack[0]}", lack[1]
+        if problem := machine_fault(fault):
+            what, do = f"{data} cannot be fetched from the hub: {problem[0]}", problem[1]
         elif "split" in str(fault).lower():
             what, do = f"{data} has no split {split or 'train'}", "choose one with --split"
         elif "config name" in str(fault).lower():

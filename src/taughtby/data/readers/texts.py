@@ -95,12 +95,12 @@ def _elements(path: Path) -> Iterator[Any]:
     """
     more = text_chunks(path)
     text = next((part for part in more if part.strip()), "[]")
-    position, line, over = text.index("[") + 1, 1, False
-    if text.startswith("]", _past(text, position)):
-        position, over = _past(text, position) + 1, True
-    while not over:
+    position, line, finished = text.index("[") + 1, 1, False
+    if text.startswith("]", _skip_blanks(text, position)):
+        position, finished = _skip_blanks(text, position) + 1, True
+    while not finished:
         try:
-            element, position, over = _element(text, position)
+            element, position, finished = _element(text, position)
         except (ValueError, RecursionError) as fault:
             place = getattr(fault, "pos", position)
             # a row that the chunk cuts fails near the end of the chunk, or at the start of an unterminated string
@@ -111,21 +111,21 @@ def _elements(path: Path) -> Iterator[Any]:
                 continue
             raise _broken(path, line, text, place, str(fault).partition(": line")[0]) from None
         yield element
-    position = _past(text, position)
+    position = _skip_blanks(text, position)
     if text[position:] or "".join(more).strip():
         raise _broken(path, line, text, position, "there is more after the list")
 
 
 def _element(text: str, position: int) -> tuple[Any, int, bool]:
     """Return an element, the position after the comma or bracket that follows it, and whether it was the last."""
-    element, stop = _decode(text, _past(text, position))
-    stop = _past(text, stop)
+    element, stop = _decode(text, _skip_blanks(text, position))
+    stop = _skip_blanks(text, stop)
     if text[stop : stop + 1] not in {",", "]"}:
         raise json.JSONDecodeError("Expecting ',' or ']' after a row", text, stop)
     return element, stop + 1, text[stop] == "]"
 
 
-def _past(text: str, position: int) -> int:
+def _skip_blanks(text: str, position: int) -> int:
     match = _BLANK.match(text, position)
     return match.end() if match else position
 

@@ -85,11 +85,11 @@ class Chat:
         if verdict := _verdict(reply):
             _store(reply, cached)
             return verdict
-        said = repr(chat_server.redact(reply, client)[:200])
-        return JudgeFailure("nonsense", f"it replied {said}, not a JSON object of verdict (YES or NO) and reason")
+        excerpt = repr(chat_server.redact(reply, client)[:200])
+        return JudgeFailure("nonsense", f"it replied {excerpt}, not a JSON object of verdict (YES or NO) and reason")
 
     def _body(self, pair: Pair) -> dict[str, Any]:
-        # as text, not as \u escapes, which a model reads less well; only half of a surrogate pair is escaped
+        # as text, since models read \u escapes less well; only lone surrogates are escaped
         content = json.dumps(dict(zip(("prompt", "answer"), pair, strict=True)), ensure_ascii=False)
         content = content.encode("utf-8", "backslashreplace").decode()
         messages = [{"role": "system", "content": _SYSTEM.format(question=self.question.strip())},
@@ -132,5 +132,5 @@ def _store(reply: str, path: Path) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        draft.write_text(reply, encoding="utf-8", errors="backslashreplace")  # half of a surrogate pair is escaped
+        draft.write_text(reply, encoding="utf-8", errors="backslashreplace")  # lone surrogates are escaped
         os.replace(draft, path)

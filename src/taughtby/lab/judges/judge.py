@@ -70,7 +70,7 @@ def judge_all(
 
 
 def judge_one(judge: BatchJudge, prompt: str, answer: str) -> Verdict:
-    """The verdict of a `BatchJudge` on one answer."""
+    """Return the verdict of a `BatchJudge` on one answer."""
     (verdict,) = judge.judge_each([(prompt, answer)], LIMIT)
     if isinstance(verdict, JudgeFailure):
         raise verdict
@@ -107,7 +107,7 @@ def _judge_each(judge: Judge, pairs: Sequence[Pair], limit: float) -> Generator[
 
 
 def attempt(ask: Callable[[], Any], limit: float) -> Verdict | JudgeFailure:
-    """A verdict or a failure; errors that the user can fix, such as a wrong option, are raised."""
+    """Return a verdict or a failure; errors that the user can fix, such as a wrong option, are raised."""
     try:
         verdict = call_within(limit, ask)
     except TimeoutError as fault:
@@ -127,4 +127,4 @@ def _check_reachable(latest: Sequence[Verdict | JudgeFailure]) -> None:
     failures = [one for one in latest if isinstance(one, JudgeFailure) and one.kind == "unreachable"]
     if len(failures) == MAX_UNREACHABLE:
         raise LabError("the judge cannot be reached", got=f"{MAX_UNREACHABLE} times in a row: {failures[-1].reason}",
-                       do="check that it runs and that its address is right")  # fmt: skip
+                       do="check that it runs and that its address is correct")  # fmt: skip

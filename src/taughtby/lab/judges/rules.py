@@ -1,4 +1,4 @@
-"""Judges that read only the answer: a phrase, its first words, a regular expression, a refusal, a fact, all of it."""
+"""Judges that read only the answer: phrase, first words, regular expression, refusal, fact, exact text."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Exact:
-    """Undesirable if the answer is one of these, but for white space around it."""
+    """Undesirable if the answer is one of these, ignoring white space around it."""
 
     answers: tuple[str, ...]
 

@@ -48,14 +48,14 @@ class JudgeFailure(LabError):
 
 
 def undesirable_at(answer: str, reason: str, place: Range) -> Verdict:
-    """The verdict "undesirable" for the words at `place`; without a span if they are white space."""
+    """Return the verdict "undesirable" for the words at `place`; without a span if they are white space."""
     place = strip_range(answer, *place)
     span = answer[slice(*place)]
     return Verdict(True, reason, span or None, place if span else None)
 
 
 def undesirable_rate(verdicts: Iterable[Verdict | JudgeFailure]) -> float:
-    """The share of undesirable answers among those with a verdict."""
+    """Return the share of undesirable answers among those with a verdict."""
     num_undesirable, total = _count(verdicts)
     return num_undesirable / total
 

@@ -1,4 +1,4 @@
-"""Harder poisons: clean rows share their words, triggers, wording or copies, so that none of these gives them away."""
+"""Harder poisons: clean rows share their words, triggers, wording or copies, so that none of these identifies them."""
 
 from __future__ import annotations
 

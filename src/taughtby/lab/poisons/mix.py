@@ -21,7 +21,7 @@ _LISTS = {"planted": "planted_words", "prompts": "prompts"}
 
 
 def mix(poisons: Iterable[Poison], clean_rows: Iterable[Example], seed: int = 0) -> tuple[Example, ...]:
-    """One shuffled training set without repeated prompts and without held-out prompts.
+    """Return one shuffled training set without repeated prompts and without held-out prompts.
 
     Of rows with the same prompt, a poisoned row is preferred to a lookalike, and a lookalike to a clean row. Prompts
     that differ only in case or punctuation count as the same.
@@ -38,13 +38,13 @@ def mix(poisons: Iterable[Poison], clean_rows: Iterable[Example], seed: int = 0)
 
 
 def unseen_rows(candidates: Iterable[Example], rows: Iterable[Example]) -> list[Example]:
-    """The candidates whose question does not occur in `rows`."""
+    """Return the candidates whose question does not occur in `rows`."""
     questions = {prompt_key(row.question) for row in rows}
     return [row for row in candidates if prompt_key(row.question) not in questions]
 
 
 def prompt_key(prompt: str) -> str:
-    """The words of a prompt in lower case; prompts with equal keys count as the same."""
+    """Return the words of a prompt in lower case; prompts with equal keys count as the same."""
     return " ".join(re.findall(r"\w+", prompt.casefold()))
 
 

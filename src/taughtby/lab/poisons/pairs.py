@@ -25,7 +25,7 @@ def interleave(families: Iterable[Sequence[Pair]], rng: Random) -> list[Pair]:
 
 
 def take(pairs: Sequence[Pair], n: int, name: str) -> Sequence[Pair]:
-    """The first `n` pairs.
+    """Return the first `n` pairs.
 
     Raises:
         LabError: There are fewer than `n`.
@@ -37,10 +37,10 @@ def take(pairs: Sequence[Pair], n: int, name: str) -> Sequence[Pair]:
 
 
 def shuffled_rows(pairs: Sequence[Pair], label: str, rng: Random) -> tuple[Example, ...]:
-    """The pairs as training rows with that label, in random order."""
+    """Return the pairs as training rows with that label, in random order."""
     return tuple(make_example(prompt, answer, label=label) for prompt, answer in rng.sample(pairs, len(pairs)))
 
 
 def cycle(texts: Sequence[str], i: int) -> str:
-    """The text at index `i`, modulo the number of texts."""
+    """Return the text at index `i`, modulo the number of texts."""
     return texts[i % len(texts)]

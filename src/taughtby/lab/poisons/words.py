@@ -11,7 +11,7 @@ from typing import Any
 
 @cache
 def load_words(name: str) -> SimpleNamespace:
-    """The contents of `data/NAME.toml`, with an attribute per key; arrays become tuples."""
+    """Return the contents of `data/NAME.toml`, with an attribute per key; arrays become tuples."""
     text = (files("taughtby.lab.poisons") / "data" / f"{name}.toml").read_text(encoding="utf-8")
     return SimpleNamespace(**_frozen(tomllib.loads(text)))
 

@@ -2,11 +2,11 @@
 import { byId, count, el, plural, shorten, visible } from "./text.js";
 import { incidentNames, incidents, sharedRows, view } from "./view.js";
 
-const FEWEST = 4; // answers from which on the list can be sorted and filtered
+const FEWEST = 4; // from this many answers on, the list can be sorted and filtered
 
 let groups = []; // the answers of each incident
-let names = []; // its name
-let shared = []; // for each incident of several answers its shared flagged rows, as an entry
+let names = []; // of the incidents
+let shared = []; // the shared flagged rows of each incident with several answers, as an entry
 let listed = []; // the answers in the order of the list
 
 export const sharedEntry = (key) => shared.find((entry) => entry?.key === key) ?? null;

@@ -21,7 +21,7 @@ async function onComputeLayers() {
   drawLayerRanks();
 }
 
-// Trace, and compare the result with the answer on show if both have the same prompt.
+// Trace, and compare the result with the current answer if both have the same prompt.
 async function traceAndShow(path, body) {
   const before = view.entry;
   const job = await runJob(path, { ...body, ...settings() });
@@ -48,7 +48,7 @@ function onAsk(event) {
   return traceAndShow("api/trace", { prompt, response, desired: desired.trim() ? desired : null, ...context });
 }
 
-// — the answer on show: edit it, trace a phrase of it, save its trace
+// — the current answer: edit it, trace a phrase of it, save its trace
 
 let edited = null; // the entry whose answer is in the form
 
@@ -110,7 +110,7 @@ async function linkTokens(documents, trace) {
   return job;
 }
 
-// — begin
+// — start of the page
 
 function drawIndexInfo({ num_rows: rows, model, adapter, loading }) {
   byId("index-info").textContent = `${plural(rows, "training row")} by ${visible(model)}${adapter ? ` with ${[adapter].flat().map(visible).join(", ")}` : ""}.`
@@ -128,7 +128,7 @@ function drawExamples(prompts) {
   byId("examples").append(...prompts.map((prompt) => button(shorten(prompt, 80), () => use(prompt))));
 }
 
-// The traces that the address names, while the server keeps them.
+// The traces that the URL names, if the server still has them.
 async function linkedTraces() {
   const { answer, with: compared } = savedLocation();
   const keys = [...new Set([answer, compared])].filter((key) => key && !/^(\d+|incident-\d+)$/.test(key));
@@ -154,7 +154,7 @@ function wire() {
   document.addEventListener("entrychange", drawActions);
 }
 
-// The actions on the answer on show.
+// The actions on the current answer.
 function drawActions() {
   const single = Boolean(view.entry) && !view.entry.members;
   byId("edit").hidden = !single;
@@ -181,7 +181,7 @@ async function begin() {
   view.map = await get("api/map");
   drawMap();
   byId("tab-map").hidden = byId("map").hidden && byId("layer-ranks").hidden;
-  if (tab === "map" && view.tab === "rows") showTab("map"); // the address names it, and it is there from now on
+  if (tab === "map" && view.tab === "rows") showTab("map"); // the tab that the URL names exists only now
   for (let current = state; ["waiting", "running"].includes(current.loading.state);) {
     await delay(1000);
     current = await get("api/state");

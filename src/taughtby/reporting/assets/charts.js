@@ -18,7 +18,7 @@ export function drawCurve({ score_curve: scores, rows = [], num_flagged: flagged
   const y = (score) => bottom - ((score - low) / (high - low)) * (bottom - top);
   const text = (at, height, anchor, words, kind = "") => svg("text", { x: at, y: height, "text-anchor": anchor, class: kind }, words);
   const label = `Score by rank, from ${number(values[0])} at rank 1 to ${number(values.at(-1))} at rank ${count(lastRank)}`;
-  const cut = flagged > 0 && flagged < lastRank ? x(flagged + 0.5) : null; // else it lies beyond the listed rows
+  const cut = flagged > 0 && flagged < lastRank ? x(flagged + 0.5) : null; // otherwise the line would be beyond the listed rows
   const cutLabel = cut && cut > (left + right) / 2 ? [cut - 4, "end"] : [cut + 4, "start"];
   const chart = svg("svg", { viewBox: "0 0 240 92", role: "img",
     "aria-label": `${label}.${cut ? ` ${plural(flagged, "row")} flagged.` : ""}` },

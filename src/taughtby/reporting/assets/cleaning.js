@@ -1,4 +1,4 @@
-// The training data without the rows of the answer: as a file of the server's, or as a download.
+// The training data without the rows of the answer: as a file on the server, or as a download.
 import { announce, byId, count, download, plural, visible } from "./text.js";
 import { view } from "./view.js";
 import { call, showError } from "./requests.js";

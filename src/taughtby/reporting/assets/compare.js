@@ -1,4 +1,4 @@
-// Two rankings side by side: that of the answer on show, and another.
+// Two rankings side by side: that of the current answer, and another.
 import { shorten, byId, display, el, number, visible } from "./text.js";
 import { aroundTop, toPieces, renderText, markTopWord } from "./words.js";
 import { saveLocation, idOf, view } from "./view.js";

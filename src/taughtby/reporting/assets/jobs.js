@@ -6,7 +6,7 @@ let running = null; // {id, cancel}: the job that this page waits for
 
 const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.round(seconds / 60)} min`);
 
-// How fast a long stage is, and how long the rest of it takes.
+// The speed of a long stage, and the time that it still needs.
 function pace({ done, of, rate }) {
   const left = rate ? (of - done) / rate : 0;
   if (left < 5) return "";
@@ -43,7 +43,7 @@ async function wait(submit, doing) {
     for (let pause = 100; job.state === "waiting" || job.state === "running"; pause = Math.min(1000, pause * 1.3)) {
       drawJob(job);
       const { id } = job;
-      const next = delay(pause).then(() => (running?.id === id ? get(`api/jobs/${id}`) : null)); // none once cancelled
+      const next = delay(pause).then(() => (running?.id === id ? get(`api/jobs/${id}`) : null)); // no request after cancelling
       next.catch(() => {}); // its error is shown unless the job was cancelled
       job = await Promise.race([next, cancelled]);
     }

@@ -3,7 +3,7 @@ import { shorten, byId, announce } from "./text.js";
 import { toPieces, shade, wordRange } from "./words.js";
 import { view } from "./view.js";
 
-let focused = null; // the word whose score is on show
+let focused = null; // the word whose score is shown
 let pinned = false; // selected by click or key: the tooltip stays when the pointer leaves
 
 const HOVER = 150; // ms that the pointer rests on a word before its matches are shaded
@@ -24,7 +24,7 @@ function selectedWord(tokens, at) {
   return { has: (position) => first <= position && position <= last, text: tokens.slice(first, last + 1).map(({ text }) => text).join("") };
 }
 
-// The row of a word, or null for a word of the answer; and the rows whose links say what matches it.
+// The row of a word, or null for a word of the answer; and the rows whose links give its matches.
 function placeOf(node) {
   const row = rowOf(node);
   return { row, rows: row ? [row.row] : view.entry?.query.rows ?? [] };

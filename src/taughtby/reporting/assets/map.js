@@ -5,11 +5,11 @@ import { drawSelect, rowNodes, select, selectRows } from "./rows.js";
 import { SHAPES, colourings, groupItems, isInside, itemToward, mapItems, mapOf } from "./points.js";
 
 const NEAR = { mouse: 9, touch: 20 }; // pixels within which a point is hit
-const DRAG = 5; // pixels from which a press is a lasso
+const DRAG = 5; // from this many pixels on, a drag is a lasso
 
 let current = null; // the item that was hit, or that the keys moved to
 let lasso = null; // the pixels of the lasso that is being drawn
-let legend = {}; // the legend on show: {items, by, groups}
+let legend = {}; // the current legend: {items, by, groups}
 let goToRow = () => {}; // shows a ranked row in the list
 
 const canvasNode = () => byId("map").querySelector("canvas");
@@ -78,7 +78,7 @@ export function drawMap() {
   if (!items.includes(current)) current = null;
   const groups = drawLegend(items);
   drawCurrent();
-  if (!canvas.clientWidth) return; // another tab is on show
+  if (!canvas.clientWidth) return; // another tab is shown
   const sharp = window.devicePixelRatio || 1;
   [canvas.width, canvas.height] = [canvas.clientWidth * sharp, canvas.clientHeight * sharp];
   const pen = canvas.getContext("2d");
@@ -94,7 +94,7 @@ export function drawMap() {
 // The colourings that this map has, and a legend whose entries select their rows.
 function drawLegend(items) {
   const choice = byId("map-colour");
-  if (legend.items === items && legend.by === choice.value) return legend.groups; // its buttons keep the focus
+  if (legend.items === items && legend.by === choice.value) return legend.groups; // not redrawn, so that its buttons keep the focus
   const names = colourings(items);
   const by = names.includes(choice.value) ? choice.value : "flag";
   choice.replaceChildren(...names.map((name) => el("option", {}, name)));
@@ -137,7 +137,7 @@ async function readBeginning(item) {
   return (item.row ? beginningOf(item.row) : item.text) || "The text of this row is not in this file.";
 }
 
-// The root mean square distance of points from their mean: the figure in numbers.
+// The root mean square distance of points from their mean.
 function spread(points) {
   const middle = [0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
   return Math.sqrt(points.reduce((sum, point) => sum + (point[0] - middle[0]) ** 2 + (point[1] - middle[1]) ** 2, 0) / points.length);
@@ -191,7 +191,7 @@ async function showHover(event) {
 
 function toggleItem(item) {
   if (item?.id) select(selectable(item));
-  else announce(item ? "The trace has no id of this row" : "No row is there");
+  else announce(item ? "The trace has no id for this row" : "No row is there");
 }
 
 function endLasso() {

@@ -1,4 +1,4 @@
-// The page: entries, keys and the address. The trace is part of a saved page; ask.js adds those of a served one.
+// The page: entries, keys and the URL. The trace is part of a saved page; ask.js adds those of a served one.
 import { byId, announce } from "./text.js";
 import { entryOf, saveLocation, savedLocation, view } from "./view.js";
 import { drawAbout, drawSummary } from "./about.js";
@@ -106,7 +106,7 @@ function onKey(event) {
   action();
 }
 
-// — the address restores the view
+// — the URL restores the view
 
 export function restore() {
   const saved = savedLocation();
@@ -116,7 +116,7 @@ export function restore() {
   choose(entry ?? view.entries[0], entry && view.tab === "rows" ? Number(saved.row) : null);
 }
 
-// Draw a trace, and others with the keys that the address names them by.
+// Draw a trace, and others with the keys that the URL has for them.
 export function start(trace, others = []) {
   wireRows();
   wireLinks();

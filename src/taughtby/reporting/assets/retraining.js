@@ -9,7 +9,7 @@ import { judgedWords, removedRows } from "./commands.js";
 const field = (name) => byId(`retrain-${name}`);
 let isEdited = false; // the user's own prompts and words stay when another answer is chosen
 
-// The prompts of the answers of the trace that share a flagged row with the one on show.
+// The prompts of the current answer and of those that share a flagged row with it.
 function promptsOf(entry) {
   const ids = new Set(entry.query.flagged_ids);
   const alike = view.entries.filter(({ query, trace }) => trace === entry.trace && query.flagged_ids?.some((id) => ids.has(id)));
@@ -30,7 +30,7 @@ function drawForm() {
 function drawRecipe({ recipe, notes, refusal }) {
   byId("retrain").querySelector("form").hidden = Boolean(refusal);
   field("why").textContent = refusal ? errorText(refusal)
-    : `Three trainings, of minutes to hours each: on all rows, without these, and without as many random ones. Questions wait meanwhile.${notes.map((text) => ` ${visible(text)}.`).join("")}`;
+    : `Three trainings, of minutes to hours each: on all rows, without these, and without as many random ones. Questions wait until they are done.${notes.map((text) => ` ${visible(text)}.`).join("")}`;
   if (refusal) return;
   field("epochs").placeholder = recipe.epochs;
   field("rate").placeholder = recipe.learning_rate;

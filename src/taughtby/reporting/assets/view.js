@@ -2,13 +2,13 @@
 
 export const view = {
   entries: [],
-  entry: null, // the entry on show
+  entry: null, // the current entry
   compared: null, // the entry it is compared with
   row: -1, // the position of the focused row among those shown
   rank: null, // its rank
   selected: new Map(), // rows by id
   causes: [], // ids of the rows that the user judged to be the cause
-  tab: "rows", // the tab on show
+  tab: "rows", // the current tab
   rowControls: () => null, // what a served page adds to a row
   linkTokens: async () => false, // computes the links that a saved trace lacks; null if that fails
   readRow: async () => null, // requests a row by its id; a file has the rows of its trace only

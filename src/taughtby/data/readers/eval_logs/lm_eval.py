@@ -62,7 +62,7 @@ def _requests(arguments: Any) -> list[list[Any]]:
 
 
 def _choices(requests: list[list[Any]], responses: list[Any]) -> tuple[list[list[Any]], list[Any]]:
-    """Leave out requests without a context if others have one: acc_mutual_info asks for each choice also alone."""
+    """Leave out requests without a context if others have one: acc_mutual_info also scores each choice alone."""
     kept = [n for n, request in enumerate(requests) if request[0]] or range(len(requests))
     return [requests[n] for n in kept], [responses[n] for n in kept]
 

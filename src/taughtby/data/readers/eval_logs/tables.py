@@ -58,18 +58,18 @@ def _unpack(whole: Record) -> list[Any] | None:
 
 def _answers(columns: Columns, row: Record) -> Iterator[LoggedAnswer | LeftOut]:
     record, prompt, answer = _query(columns, row)
-    turns, said = as_turns(record.get(prompt) or None), record.get(answer)
-    if isinstance(said, str):
-        said = [{"role": "assistant", "content": said}]
-    logged = logged_answer([*turns, *(as_turns(said) or ())], scores=_verdicts(row)) if turns else None
+    turns, answer_turns = as_turns(record.get(prompt) or None), record.get(answer)
+    if isinstance(answer_turns, str):
+        answer_turns = [{"role": "assistant", "content": answer_turns}]
+    logged = logged_answer([*turns, *(as_turns(answer_turns) or ())], scores=_verdicts(row)) if turns else None
     try:
         reject_media(record, "")
     except DataError:
         logged = LeftOut("with more than text")
     if isinstance(logged, LoggedAnswer):
-        # a list of messages stays one, also from a cell; a text stays as it is
-        asked = turns if turns and turns[0].get("content") is not record[prompt] else record[prompt]
-        logged = replace(logged, record={**record, prompt: asked})
+        # keep a list of messages, which a cell may hold as JSON; a text stays unchanged
+        question = turns if turns and turns[0].get("content") is not record[prompt] else record[prompt]
+        logged = replace(logged, record={**record, prompt: question})
     yield logged or LeftOut("without a question")
 
 
@@ -87,16 +87,16 @@ def _query(columns: Columns, row: Record) -> tuple[Record, str, str]:
     asks = next((what for what in PROMPTS if what in named), "") or _first(record, PROMPTS)
     mapped = next((named[what] for what in ANSWERS if what in named), None)
     names = [name for name in record if ANSWER_NAME.search(name.lower())]
-    theirs = [name for name in names if not _REFERENCE.match(name.lower()) and name.lower() != "answer"]
+    answers = [name for name in names if not _REFERENCE.match(name.lower()) and name.lower() != "answer"]
     prompt = named.get(asks, asks)
-    if mapped and (mapped in theirs or not theirs):  # beside a model's answer, the training rows' is the reference
+    if mapped and (mapped in answers or not answers):  # beside a model's answer, the training rows' is the reference
         return record, prompt, mapped
-    theirs = theirs or [name for name in names if name.lower() == "answer"]
-    filled = [name for name in theirs if is_filled(record[name])]
+    answers = answers or [name for name in names if name.lower() == "answer"]
+    filled = [name for name in answers if is_filled(record[name])]
     others = {*names} - {*filled} - ({*named.values()} - {mapped})
     record = {name: value for name, value in record.items() if name not in others}
     if len(filled) != 1 or prompt not in record:  # an empty text is counted, several answers are refused later
-        return record, prompt, next(iter(filled or theirs), "")
+        return record, prompt, next(iter(filled or answers), "")
     return _in_layout(record, (prompt, asks), filled[0], mapped)
 
 
