@@ -53,7 +53,7 @@ def clean(
 
     if out is None and not dry_run:
         raise OptionError("no place to write to", do="give -o FILE, or --dry-run to see what would be removed")
-    check_outputs(out)
+    check_outputs(out, inputs=[trace, rows])
     document = load_trace(trace)
     reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
     chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
