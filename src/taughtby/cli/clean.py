@@ -70,7 +70,6 @@ def clean(
     _print_plan(document, plan, None if dry_run else SHOWN)
     if out and not dry_run:
         written = write_cleaned(plan, trace, out, write)["output"]
-        # as token ids, each trained answer of a conversation is a row
         total = plan.num_records if trainer in (None, "axolotl") else plan.num_examples
         text = f"{written['records']:,} of {total:,} rows in {out} ({written['kept']}); why: {manifest_path(out)}"
         output().print(text, soft_wrap=True)
@@ -108,3 +107,5 @@ def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None)
     console.print(grid)
     if limit and len(plan.removals) > limit:
         console.print(Text(f"and {len(plan.removals) - limit:,} more", "dim"))
+    for name, count in plan.elsewhere.items():
+        note(f"{count:,} selected rows are of other data of the index: clean {name} too")
