@@ -45,6 +45,23 @@ def test_kind_of_detects_argument_types(model_folder: Path, adapter_folder: Path
     assert {name: kind_of(str(name)) for name in kinds} == kinds
 
 
+def test_an_input_is_never_written_over(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
+    trace, rows, link = tmp_path / "trace.json", tmp_path / "rows.jsonl", tmp_path / "link.jsonl"
+    trace.write_text('{"version": 2, "queries": []}')
+    rows.write_text("data.jsonl:1\n")
+    link.symlink_to(data)
+    before = [file.read_bytes() for file in (data, trace, rows)]
+    message = "is an input of this command"
+    ends(run("data", "inspect", model_folder, data, "--json", data), 1, message)
+    ends(run("data", "inspect", model_folder, data, "--json", link), 1, message)
+    ends(run("data", "layers", model_folder, data, "--plot", data), 1, message)
+    ends(run("trace", tmp_path, "--queries", data, "--json", data), 1, message)
+    ends(run("trace", tmp_path, "--queries", data, "--html", data), 1, message)
+    ends(run("clean", trace, tmp_path / "data.json", "-o", trace), 1, message)
+    ends(run("clean", trace, data, "--rows", rows, "-o", rows), 1, message)
+    assert [file.read_bytes() for file in (data, trace, rows)] == before
+
+
 def test_swapped_arguments_are_reported_with_a_fix(run: Run, model_folder: Path, data: Path, tmp_path: Path) -> None:
     for command in (("index", "build"), ("data", "inspect"), ("data", "layers"), ("lab", "finetune")):
         out = () if command[0] == "data" else ("-o", tmp_path / "out")

@@ -432,6 +432,14 @@ def test_duplicate_column_names_raise(tmp_path: Path) -> None:
     assert mistake(path) == f"{path}:0: two columns have the same name{message}"
 
 
+@pytest.mark.parametrize(("name", "sign"), [("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", ","), ("a.tsv", ";")])
+def test_cells_separated_by_another_sign_are_named(tmp_path: Path, name: str, sign: str) -> None:
+    path = tmp_path / name
+    path.write_text(f"prompt{sign}response\na, b{sign}c\n")
+    assert mistake(path).startswith(f"{path}:1: the header has one cell with several names\n  got: prompt")
+    assert mistake(path).endswith("  do:  separate the cells by commas, or by tabs in a file named .tsv")
+
+
 @pytest.mark.parametrize("row", ['a,"b', 'a,"b"c', '"a\n\nb'])
 def test_unbalanced_csv_quotes_raise(row: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"

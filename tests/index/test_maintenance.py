@@ -96,6 +96,18 @@ def test_append_of_other_file_skips_rows_already_indexed(tuned: Any, tmp_path: P
     sound(index.path)
 
 
+@pytest.mark.parametrize("rows", [PAIRS[:3], [("why " * 200, "too long")]], ids=["stored", "unusable"])
+def test_append_of_other_file_without_new_rows(
+    tuned: Any, tmp_path: Path, index: Index, rows: list[tuple[str, str]]
+) -> None:
+    other = tmp_path / "other.jsonl"
+    add(other, *rows)
+    grown = make_index(tuned, other, index.path, append=True)
+    assert ids(grown) == ids(index)
+    assert grown.manifest["history"][-1]["rows"] == 0
+    sound(index.path)
+
+
 def test_append_with_other_settings_raises(tuned: Any, tiny: Any, data: Path, index: Index) -> None:
     add(data, *MORE)
     with pytest.raises(StoreError, match="other settings") as caught:

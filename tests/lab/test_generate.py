@@ -122,6 +122,26 @@ def test_rows_leave_the_batch_when_their_answers_are_complete(
     assert parts == generate(model, PROMPTS, **several)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"use_cache": False}, {"num_beams": 2}, {"stop_strings": ["x"]}, {"prompt_lookup_num_tokens": 2}],
+    ids=str,
+)
+def test_settings_of_generation_that_answers_cannot_follow(
+    make_model: Any, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
+) -> None:
+    """A model that was saved during training has `use_cache` false; an answer is greedy whatever its files say."""
+    model = load_model(str(make_model("llama")), dtype="float32")
+    whole = [plain_ids(model, prompt, 12) for prompt in PROMPTS]
+    end = next(token for token in whole[0][:6] if any(token not in ids for ids in whole))
+    monkeypatch.setattr(model.lm.generation_config, "eos_token_id", end)
+    monkeypatch.setattr(module, "STEPS", 3)
+    answers = generate(model, PROMPTS, max_new_tokens=12)
+    for name, value in setting.items():
+        monkeypatch.setattr(model.lm.generation_config, name, value)
+    assert generate(model, PROMPTS, max_new_tokens=12) == answers
+
+
 def plain_ids(model: Any, prompt: str, count: int) -> list[int]:
     """The token ids of an answer, one at a time, without an end."""
     ids = prompt_ids(model.tokenizer, prompt)

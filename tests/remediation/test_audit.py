@@ -244,6 +244,20 @@ def test_an_option_changes_nothing_else_of_the_recipe(
     assert _Run(case, tmp_path, quiet).read_options == replace(default_read_options(metadata), **change)
 
 
+def test_an_audit_replaces_no_files_of_others(run: Run, data: Path, tmp_path: Path, model_folder: Path) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "prompts.jsonl").write_text('{"prompt": "why", "note": "mine"}\n')
+    (folder / "trace.json").write_text("{}")
+    asked = ("-p", folder / "prompts.jsonl", "-j", "refusal", "-o", folder)
+    code, _, message = run("audit", model_folder, data, "--base", model_folder, *asked)
+    assert code == 1
+    assert "has files that the audit would replace" in message and "trace.json, prompts.jsonl" in message
+    assert {file.name for file in folder.iterdir()} == {"prompts.jsonl", "trace.json"}
+    (folder / "stages").mkdir()
+    audit_report.check_folder(folder)  # that of an earlier run
+
+
 @RECIPES
 def test_commands_of_the_report_follow_the_recipe(learned: AuditCase, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "audit"

@@ -760,6 +760,30 @@ def test_failed_write_leaves_no_files(rows: Path, tmp_path: Path, monkeypatch: p
 # — the command
 
 
+def test_each_file_of_an_index_is_cleaned_of_its_rows(
+    run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # sources are relative
+    jsonl(Path("a.jsonl"), *ROWS[:4])
+    jsonl(Path("b.jsonl"), *ROWS[4:])
+    assert run("index", "build", model_folder, "a.jsonl", "-a", adapter_folder, "-o", "idx")[0] == 0
+    assert run("index", "append", "idx", "b.jsonl")[0] == 0
+    ask = ("--prompt", "who makes honey", "--response", "beetles make honey", "--top-k", 8)
+    assert run("trace", "idx", *ask, "--json", "trace.json")[0] == 0
+    ids = [row["id"] for row in json.loads(Path("trace.json").read_text())["queries"][0]["rows"]]
+    assert len(ids) == 8
+    Path("rows.txt").write_text("a.jsonl:1\nb.jsonl:2\nb.jsonl:3\n")
+    code, _, notes = run("clean", "trace.json", "a.jsonl", "--rows", "rows.txt", "-o", "c.jsonl")
+    assert code == 0 and f"2 selected rows are of other data of the index: clean {tmp_path / 'b.jsonl'} too" in notes
+    assert Path("c.jsonl").read_bytes() == b"".join(Path("a.jsonl").read_bytes().splitlines(keepends=True)[1:])
+    assert [row["source"] for row in json.loads(Path("c.manifest.json").read_text())["rows"]] == ["a.jsonl:1"]
+    assert run("clean", "trace.json", "b.jsonl", "--rows", "rows.txt", "--mask-words", "-o", "d.jsonl")[0] == 0
+    assert sum("unlearned" in line for line in Path("d.jsonl").read_text().splitlines()) == 2
+    jsonl(Path("a.jsonl"), *ROWS[1:4])  # changed since
+    code, _, error = run("clean", "trace.json", "a.jsonl", "--top-k", 8, "-o", "e.jsonl")
+    assert code == 1 and "1 of 8 rows are not in it" in error
+
+
 def test_clean_command(run: Run, rows: Path, tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(traced(rows, [2, 3], [3, 6])))
     code, out, err = run("clean", tmp_path / "t.json", rows, "--dry-run")

@@ -181,6 +181,16 @@ def test_axolotl_train_details_of_turns(run: Run, model_folder: Path, tmp_path: 
         {"begin_offset": 13, "end_offset": 23, "train": True}]  # fmt: skip
 
 
+@pytest.mark.parametrize("form", ["trl", "labels"])
+def test_written_token_rows_are_counted_among_the_answers(
+    run: Run, model_folder: Path, tmp_path: Path, form: str
+) -> None:
+    data = write(tmp_path / "data.jsonl", [{"messages": CHAT}])
+    file = trace(tmp_path, data, model_folder, word="wax", reading=ReadOptions(turns="all"))
+    code, text, errors = run("clean", file, data, "--mask-words", "--for", form, "-o", tmp_path / "out.jsonl")
+    assert code == 0 and "2 of 2 rows in" in text, errors
+
+
 def test_rows_without_a_loss_are_left_out_for_every_trainer(run: Run, model_folder: Path, tmp_path: Path) -> None:
     def talk(answer: str, **mark: Any) -> Any:
         return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer, **mark}]}

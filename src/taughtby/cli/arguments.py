@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from taughtby.errors import DataError, OptionError, StoreError
@@ -87,13 +88,16 @@ def check_file(file: str | Path | None, what: str) -> None:
         raise DataError(f"there is no file {file}", do=f"give {what}")
 
 
-def check_outputs(*files: Path | None) -> None:
-    """Refuse to write into a folder that does not exist, before anything is computed."""
+def check_outputs(*files: Path | None, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse to write into a folder that does not exist, or over an input, before anything is computed."""
+    present = [Path(one) for one in inputs if one is not None and Path(one).is_file()]
     for file in files:
         if file is not None and not file.parent.is_dir():
             raise OptionError(
                 f"{file} cannot be written", got=f"no folder {file.parent}", do=f"make {file.parent} first"
             )
+        if file is not None and file.exists() and any(file.samefile(one) for one in present):
+            raise OptionError(f"{file} is an input of this command", do="give another file: an input is never changed")
 
 
 def trace_index(file: str) -> str:

@@ -73,7 +73,9 @@ def audit(
     from taughtby.data.dataset import parse_columns
     from taughtby.models.loading import load_without_weights
     from taughtby.remediation.audit import AuditCase
+    from taughtby.remediation.audit_report import check_folder
 
+    check_folder(out)
     files = {"held_out": held_out, "ordinary": ordinary}
     _, metadata, _ = load_without_weights(model, (adapter,) if adapter else ())
     reading = read_options(metadata, columns, turns, response_template, split).for_mask(metadata.mask)

@@ -53,7 +53,7 @@ def clean(
 
     if out is None and not dry_run:
         raise OptionError("no place to write to", do="give -o FILE, or --dry-run to see what would be removed")
-    check_outputs(out)
+    check_outputs(out, inputs=[trace, rows])
     document = load_trace(trace)
     reading = change_read_options(read_options_of(document), columns, turns, response_template, split)
     chosen = select_rows(document, top_k=top_k, rows=read_lines(rows) if rows else None)
@@ -70,7 +70,8 @@ def clean(
     _print_plan(document, plan, None if dry_run else SHOWN)
     if out and not dry_run:
         written = write_cleaned(plan, trace, out, write)["output"]
-        text = f"{written['records']:,} of {plan.num_records:,} rows in {out} ({written['kept']}); why: {manifest_path(out)}"
+        total = plan.num_records if trainer in (None, "axolotl") else plan.num_examples
+        text = f"{written['records']:,} of {total:,} rows in {out} ({written['kept']}); why: {manifest_path(out)}"
         output().print(text, soft_wrap=True)
         for reason, count in written.get("left_out", {}).items():
             note(f"left out, {reason}: {count:,}")
@@ -94,8 +95,11 @@ def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None)
     for name in ("row", "rank", "score", "p", "query", "words to mask" if plan.words else "answer"):
         justify = "right" if name in ("rank", "score", "p", "query") else "left"
         grid.add_column(name, justify=justify, overflow="fold", no_wrap=name == "row")
+    # rows of token ids have texts in the trace only
+    ranked = [row for query in document["queries"] for row in query["rows"] if row.get("messages")]
+    decoded = {row["id"]: row["messages"][-1]["content"] for row in ranked}
     for row in plan.removals[:limit]:
-        answer = plan.responses[row.id]
+        answer = plan.responses[row.id] or decoded.get(row.id, "")
         parts = " · ".join(answer[begin:end] for begin, end in plan.words.get(row.id, ((0, 80),)))
         numbers = (row.rank or "", format_number(row.score), format_number(row.p_value), row.query or "")
         cells = [row.source.rsplit("/", 1)[-1], *numbers, collapse_whitespace(make_visible(parts))]
@@ -103,3 +107,5 @@ def _print_plan(document: dict[str, Any], plan: CleaningPlan, limit: int | None)
     console.print(grid)
     if limit and len(plan.removals) > limit:
         console.print(Text(f"and {len(plan.removals) - limit:,} more", "dim"))
+    for name, count in plan.elsewhere.items():
+        note(f"{count:,} selected rows are of other data of the index: clean {name} too")

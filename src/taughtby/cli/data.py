@@ -42,7 +42,7 @@ def inspect(
     Reads the tokenizer of MODEL and no weights. DATA may be - for standard input.
     """
     check_arguments("data inspect", MODEL=model, DATA=data)
-    check_outputs(json)
+    check_outputs(json, inputs=[data])
     from taughtby.data.dataset import open_dataset
     from taughtby.data.quality import QualityChecks
     from taughtby.data.statistics import collect_statistics
@@ -115,7 +115,7 @@ def layers(
 ) -> None:
     """Print how similar neighbouring layers are, and where the phase transition is."""
     check_arguments("data layers", MODEL=model, DATA=data)
-    check_outputs(json, plot)
+    check_outputs(json, plot, inputs=[data])
     from taughtby.capture.layer_similarity import measure_layer_similarity
     from taughtby.data.dataset import detect_format
     from taughtby.data.tokenize import followed_metadata

@@ -41,7 +41,7 @@ def trace(
     device: options.Device = "auto", quantize: options.Quantize = None,
 ) -> None:  # fmt: skip
     """Rank the training rows that explain an answer, and the tokens in them."""
-    check_outputs(json, html)
+    check_outputs(json, html, inputs=[queries])
     _check_query(idx, prompt, queries, any(text is not None for text in (response, span, desired)))
     from taughtby.attribution.embedding_map import pca_map
     from taughtby.attribution.illustrate import page_document

@@ -173,9 +173,10 @@ class IndexTransaction:
         with storage_errors(self.path):
             self.merge(max(ROWS, self.rows.count_rows() // MAX_FRAGMENTS))
             # by number and not by age, since clocks jump; Lance keeps the latest, but rejects an empty list
-            unseen = list(range(self.visible_version + 1, self.rows.version + 1))
-            # while we hold the lock, files that a killed process left behind can be removed too
-            self.rows.cleanup_old_versions(versions=unseen, delete_unverified=self.lock is not None and self.exclusive)
+            if unseen := list(range(self.visible_version + 1, self.rows.version + 1)):
+                # while we hold the lock, files that a killed process left behind can be removed too
+                unverified = self.lock is not None and self.exclusive
+                self.rows.cleanup_old_versions(versions=unseen, delete_unverified=unverified)
 
     def merge(self, num_rows: int) -> None:
         """Merge adjacent fragments with fewer rows than this; order is kept, deleted rows are purged."""

@@ -211,7 +211,9 @@ def _generate(
         output = lm.generate(
             input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(step, remaining),
             do_sample=False, pad_token_id=0 if pad is None else pad, temperature=None, top_p=None, top_k=None,
-            cache_implementation=None,  # a fixed one cannot be passed on
+            # what else a model's generation_config.json may ask for, such as a fixed cache, cannot be passed on
+            use_cache=True, cache_implementation=None, num_beams=1, num_return_sequences=1, stop_strings=None,
+            prompt_lookup_num_tokens=None,
             logits_processor=[noise] if noise else None, return_dict_in_generate=True,
         )  # fmt: skip
         ids, cache = output.sequences, output.past_key_values

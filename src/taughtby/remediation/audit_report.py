@@ -9,9 +9,11 @@ from typing import Any
 
 from taughtby.data.chat_template import NO_TEMPLATE
 from taughtby.data.dataset import ReadOptions
+from taughtby.errors import OptionError
 from taughtby.models.paths import absolute_name
 from taughtby.remediation.audit import AuditCase
 from taughtby.remediation.experiment import ALL, CLEANED, RANDOM, TOP
+from taughtby.remediation.stage_cache import STAGES
 from taughtby.remediation.statistics import (
     bad_of_judged,
     claims,
@@ -37,6 +39,14 @@ TITLES = {
     "not supported": "The model misbehaves; retraining does not support that these rows are the cause",
     "inconclusive": "The model misbehaves; the retraining experiment is inconclusive",
 }
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder without stages whose files an audit would replace or remove."""
+    names = [name for name in (*FILES, "report.html", "prompts.jsonl", "bad.jsonl") if (folder / name).exists()]
+    if names and not (folder / STAGES).is_dir():
+        do = "give a folder that is empty or does not exist"
+        raise OptionError(f"{folder} has files that the audit would replace", got=", ".join(names), do=do)
 
 
 def write_report(case: AuditCase, results: Document, folder: Path) -> None:

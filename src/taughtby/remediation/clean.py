@@ -19,6 +19,7 @@ from taughtby.data.rewrite import check_output, describe_preservation, rewrite_d
 from taughtby.data.row_sources import record_source, resolve_sources
 from taughtby.errors import DataError, OptionError
 from taughtby.models.paths import absolute_name
+from taughtby.remediation.other_data import rows_of_other_data
 from taughtby.remediation.provenance import package_version
 from taughtby.remediation.selection import SAME_CONVERSATION, Removal, masked_words, select_rows
 from taughtby.remediation.trace_file import Document, load_trace, read_options_of
@@ -91,6 +92,7 @@ class CleaningPlan:
         change: The edits to the files.
         num_examples: Number of examples in `data`.
         num_records: Number of records in `data`.
+        elsewhere: Number of selected rows that are in other data of the index, by its name.
     """
 
     data: str
@@ -101,6 +103,7 @@ class CleaningPlan:
     change: Edits
     num_examples: int
     num_records: int
+    elsewhere: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def num_remaining(self) -> int:
@@ -150,21 +153,31 @@ def plan_cleaning(
         scan.add(row)
         if progress and scan.num_examples % 100 == 0:
             progress(scan.num_examples)
-    if missing := [row.source or row.id for row in removals if (row.id or row.source) not in scan.located]:
-        got = f"{len(missing)} of {len(removals)} rows are not in it: {', '.join(missing[:3])}"
-        do = f"give the data that the index was built from, read in the same way; the index is {trace.get('index')}"
-        if all(row.why == "listed" for row in removals):
-            do = f"check the ids and sources that are listed; or {do}"
-        raise DataError(f"{data} is not the data that was traced, or it has changed since", got=got, do=do)
+    absent = [row for row in removals if (row.id or row.source) not in scan.located]
+    elsewhere = rows_of_other_data(trace, data, absent) if scan.located else {}
+    in_others = [row for rows in elsewhere.values() for row in rows]
+    if missing := [row.source or row.id for row in absent if row not in in_others]:
+        raise _not_traced(trace, data, removals, missing)
     if not mask_words and len(scan.records) == scan.num_records:
         got = f"{scan.num_records} of {scan.num_records} selected"
         raise DataError("no row would remain", got=got, do="select fewer rows")
     marks = {record: scan.marks[record] for record in scan.records} if mask_words else {}
     change = Edits(frozenset() if mask_words else frozenset(scan.records), marks)
-    ordered = tuple(scan.located[removal.id or removal.source] for removal in removals)
+    ordered = tuple(scan.located[removal.id or removal.source] for removal in removals if removal not in in_others)
     if not mask_words:
         ordered += tuple(scan.others(ordered))
-    return CleaningPlan(data, read_options, ordered, scan.responses, words, change, scan.num_examples, scan.num_records)
+    return CleaningPlan(
+        data, read_options, ordered, scan.responses, words, change, scan.num_examples, scan.num_records,
+        {name: len(rows) for name, rows in elsewhere.items()},
+    )  # fmt: skip
+
+
+def _not_traced(trace: Document, data: str, removals: Sequence[Removal], missing: Sequence[str]) -> DataError:
+    do = f"give the data that the index was built from, read in the same way; the index is {trace.get('index')}"
+    if all(row.why == "listed" for row in removals):
+        do = f"check the ids and sources that are listed; or {do}"
+    got = f"{len(missing)} of {len(removals)} rows are not in it: {', '.join(missing[:3])}"
+    return DataError(f"{data} is not the data that was traced, or it has changed since", got=got, do=do)
 
 
 Writer = Callable[[CleaningPlan, Path], Document]

@@ -174,6 +174,9 @@ def _header(row: list[str], source: str) -> list[str]:
     if twice := sorted({name for name in row if name and row.count(name) > 1}):
         do = "give each column a unique name"
         raise DataError(f"{source}: the header names a column twice", got=", ".join(twice), do=do)
+    if len(row) == 1 and set(row[0]) & set(",;\t"):  # such as the CSV that spreadsheets write in half of Europe
+        do = "separate the cells by commas, or by tabs in a file named .tsv"
+        raise DataError(f"{source}: the header has one cell with several names", got=shorten(row[0]), do=do)
     return row
 
 
