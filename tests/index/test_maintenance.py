@@ -317,6 +317,8 @@ def test_removed_row_ids_from_clean_manifest(tmp_path: Path, index: Index) -> No
     file.write_text("{}")
     with pytest.raises(DataError, match="is not a manifest"):
         upkeep.removed_row_ids(file)
+    with pytest.raises(DataError, match="there is no file"):
+        upkeep.removed_row_ids(tmp_path / "other.json")
 
 
 def test_interrupted_delete_is_rolled_back(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

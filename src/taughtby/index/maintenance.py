@@ -190,11 +190,13 @@ def delete_rows(out: str | StoragePath, rows: Iterable[str]) -> int:
 
 def removed_row_ids(manifest: str | Path) -> list[str]:
     """Return the ids of the rows that `taughtby clean` removed, read from the manifest next to its output."""
+    do = "give the .manifest.json that `taughtby clean` wrote beside its output"
     try:
         document = json.loads(Path(manifest).read_text(encoding="utf-8"))
         did, ids = document["did"], [row["id"] for row in document["rows"]]
+    except FileNotFoundError:
+        raise DataError(f"there is no file {manifest}", do=do) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        do = "give the .manifest.json that `taughtby clean` wrote beside its output"
         got = f"{type(error).__name__}: {error}"
         raise DataError(f"{manifest} is not a manifest of cleaned data", got=got, do=do) from None
     if did != "removed rows":
