@@ -28,7 +28,7 @@ def test_correct_ranking_of_long_and_short_rows_passes(seed: int) -> None:
     rho = np.asarray(spearmanr(np.nanmean(scores, axis=0), lengths))[0]
     assert abs(rho) > 0.7, "the mean score of a row follows its length"
     check = check_length(scores, lengths.tolist())
-    assert check.passed is True and not check.do
+    assert check.passed is True and not check.advice
     assert check.value is not None and abs(check.value - 0.5) < 0.1
 
 
@@ -37,7 +37,7 @@ def test_length_biased_ranking_fails_in_both_directions(bias: float, kind: str) 
     scores, lengths = scores_and_lengths(bias)
     check = check_length(scores, lengths.tolist())
     assert check.passed is False
-    assert check.says.startswith(f"{kind} responses rank first for every query") and "--method" in check.do
+    assert check.finding.startswith(f"{kind} responses rank first for every query") and "--method" in check.advice
     assert check.limit == pytest.approx(LIMIT if bias > 0 else 1 - LIMIT)
 
 

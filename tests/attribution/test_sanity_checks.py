@@ -104,7 +104,7 @@ def checks(result: CheckReport) -> dict[str, Check]:
 def test_text_only_method_fails_the_random_weights_check(tuned: Any, index: Index) -> None:
     one = checks(check_index(index, tuned, method=Bag()))[check.RANDOM]
     assert one.value == pytest.approx(1, abs=1e-6)
-    assert one.passed is False and "only on the texts" in one.says
+    assert one.passed is False and "only on the texts" in one.finding
 
 
 def test_random_weights_check_is_the_mean_spearman_of_scipy(tuned: Any, index: Index) -> None:
@@ -164,7 +164,7 @@ def test_label_check_passes_for_topics_and_fails_when_shuffled(tuned: Any, index
     assert one.limit is not None and 5 / 25 < one.limit < 0.6
     dealt = np.random.default_rng(1).permutation([str(row["label"]) for row in rows()])
     none = checks(check_index(indexed(tuned, tmp_path, dealt.tolist()), tuned, method=Bag()))[check.LABELS]
-    assert none.passed is False and "labels and ranking are unrelated" in none.says
+    assert none.passed is False and "labels and ranking are unrelated" in none.finding
 
 
 @pytest.mark.parametrize("labels", [["a"] * 26, ["a"] * 23 + ["b"] * 3])
@@ -180,7 +180,7 @@ def test_one_coherent_label_passes_the_label_check(tuned: Any, tmp_path: Path, l
     for at in range(6 if larger == "other" else 13):
         labels[at] = "honey"
     one = checks(check_index(indexed(tuned, tmp_path, labels), tuned, method=Bag()))[check.LABELS]
-    assert one.passed is True and "honey" in one.says
+    assert one.passed is True and "honey" in one.finding
 
 
 @pytest.mark.parametrize(
@@ -201,20 +201,20 @@ def test_verdict_reports_failed_checks_and_their_fix(passed: tuple[bool | None, 
     report = CheckReport(Bag(), each, 64, 0, 100)
     assert report.verdict == verdict == report.to_json()["verdict"]
     for one in each:
-        assert (one.do in report.reason) == (one.passed is False)
+        assert (one.advice in report.reason) == (one.passed is False)
 
 
 def test_length_ranking_fails_hub_and_length_checks(tuned: Any, index: Index) -> None:
     report = check_index(index, tuned, method=Long())
     hub, length = checks(report)[check.HUBS], checks(report)[check.LENGTH]
-    assert report.verdict == "do not trust" and hub.do in report.reason and length.do in report.reason
+    assert report.verdict == "do not trust" and hub.advice in report.reason and length.advice in report.reason
     assert hub.value is not None and hub.value > check.MAX_HUB_SHARE and hub.passed is False
     lengths = index.dataset.to_table(columns=["source", "n_response"]).to_pydict()
     top = sorted(lengths["n_response"])[-3]
     longest = {source for source, n in zip(*lengths.values(), strict=True) if n >= top}
-    assert any(source in hub.says for source in longest)
+    assert any(source in hub.finding for source in longest)
     assert length.value == pytest.approx(1, abs=0.05)
-    assert length.passed is False and length.says.startswith("long responses rank first for every query")
+    assert length.passed is False and length.finding.startswith("long responses rank first for every query")
 
 
 def test_tied_rows_are_not_hubs() -> None:
@@ -229,7 +229,7 @@ def test_tied_rows_are_not_hubs() -> None:
     again = check._check_hubs(scores[:, order], [sources[at] for at in order])
     assert again.value == pytest.approx(hub.value)
     scores[:, 50] = 2
-    assert "rows:50 is among the first 10 for 100%" in check._check_hubs(scores, sources).says
+    assert "rows:50 is among the first 10 for 100%" in check._check_hubs(scores, sources).finding
 
 
 def test_equal_scores_pass_no_check(tiny: Any, model_folder: Path, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_topic_ranking_passes_hub_and_length_checks(tuned: Any, index: Index) ->
 def test_methods_without_row_queries_are_not_checked(tuned: Any, index: Index, name: str) -> None:
     result = check_index(index, tuned, method=name).checks
     assert len(result) == 4
-    assert {one.passed for one in result} == {None} and "cannot use rows as queries" in result[0].says
+    assert {one.passed for one in result} == {None} and "cannot use rows as queries" in result[0].finding
 
 
 def test_text_features_skip_the_random_weights_check(tuned: Any, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_text_features_skip_the_random_weights_check(tuned: Any, tmp_path: Path)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
     new_index = build_index(tuned, file, tmp_path / "idx", [Read()], encoding=Encoding(128), layers=False)
     result = checks(check_index(new_index, tuned, method=Read()))
-    assert result[check.RANDOM].passed is None and "does not read the model" in result[check.RANDOM].says
+    assert result[check.RANDOM].passed is None and "does not read the model" in result[check.RANDOM].finding
     assert result[check.HUBS].value is not None
 
 
@@ -295,7 +295,7 @@ def test_index_warnings_belong_to_the_checked_method(tuned: Any, index: Index) -
     fails = Check(check.HUBS, 0.9, 0.5, False, "a row comes first", "read it")
     document = replace(report, checks=(*report.checks[:2], fails)).to_json()
     (index.path / check.FILE).write_text(json.dumps(document))
-    says = [f"{one.says}; {one.do}" for one in report.checks[:2] if one.passed is False] + [
+    says = [f"{one.finding}; {one.advice}" for one in report.checks[:2] if one.passed is False] + [
         "a row comes first; read it"
     ]
     assert index_warnings(index, report.method) == says

@@ -67,7 +67,7 @@ def stages(monkeypatch: pytest.MonkeyPatch, adapter_folder: Path) -> Stages:
     monkeypatch.setattr(bench, "build_index", result.watched("index", bench.build_index))
     monkeypatch.setattr(bench, "trace_queries", result.watched("trace", bench.trace_queries))
     features = bench.reference.reference_features
-    monkeypatch.setattr(bench.reference, "reference_features", result.watched("yardstick", features))
+    monkeypatch.setattr(bench.reference, "reference_features", result.watched("reference", features))
     return result
 
 
@@ -82,7 +82,7 @@ def test_full_benchmark_run_and_cached_rerun(
     assert code == 0, errors
     worlds = 2
     # two of the methods share an index, two read words and share one between them; and all but those twice
-    once = {"ask": 2 * worlds, "finetune": worlds, "index": worlds * (2 * 2 + 1), "yardstick": 1}
+    once = {"ask": 2 * worlds, "finetune": worlds, "index": worlds * (2 * 2 + 1), "reference": 1}
     words = worlds * 3  # both forms of rept and bm25 score words: the fine-tuned model is asked once more
     assert stages.done == {**once, "trace": worlds * (3 * 2 + 2) + words}
     document = json.loads((out / "bench.json").read_text())
@@ -110,10 +110,10 @@ def test_full_benchmark_run_and_cached_rerun(
 
 def checked(document: dict[str, Any]) -> None:
     """The shape of bench.json, and what must hold of its numbers."""
-    assert set(document) == {"version", "made", "settings", "suites", "sentences"}
-    assert set(document["made"]) == {"at", "python", "packages", "commit", "machine", "dtype"}
-    assert document["made"]["dtype"] == "float32"
-    assert document["made"]["machine"]["cores"] >= 1 and document["made"]["machine"]["processor"]
+    assert set(document) == {"version", "provenance", "settings", "suites", "sentences"}
+    assert set(document["provenance"]) == {"at", "python", "packages", "commit", "machine", "dtype"}
+    assert document["provenance"]["dtype"] == "float32"
+    assert document["provenance"]["machine"]["cores"] >= 1 and document["provenance"]["machine"]["processor"]
     assert document["settings"]["command"].startswith("taughtby bench run error")
     assert [suite["name"] for suite in document["suites"]] == ["error"] == list(document["sentences"])
     for suite in document["suites"]:
@@ -122,7 +122,7 @@ def checked(document: dict[str, Any]) -> None:
             assert (seed["rows"], seed["planted"], seed["queries"]) == (14, 5, 2)
             assert (seed["rate"], seed["base_rate"]) == (2 / 16, 0)
             assert seed["finetune_seconds"] > 0
-        assert suite["yardstick"]["seconds_per_row"] > 0
+        assert suite["reference"]["seconds_per_row"] > 0
         lines = {(line["method"], line["which"]): line for line in suite["results"]}
         assert len(lines) == 5 * 2
         for (method, which), line in lines.items():
@@ -165,7 +165,7 @@ def shown(document: dict[str, Any], text: str) -> None:
 
 @pytest.mark.parametrize(
     ("kill", "again"),
-    [(("finetune", 1), {"finetune": 1}), (("ask", 2), {"ask": 2}), (("yardstick", 1), {"yardstick": 1}),
+    [(("finetune", 1), {"finetune": 1}), (("ask", 2), {"ask": 2}), (("reference", 1), {"reference": 1}),
      (("index", 2), {"index": 1}), (("trace", 5), {"trace": 2})],
 )  # fmt: skip
 def test_interrupted_benchmark_repeats_only_the_stage_that_was_cut(
@@ -178,7 +178,7 @@ def test_interrupted_benchmark_repeats_only_the_stage_that_was_cut(
     code, _, errors = run(*command)
     assert code == 130 and "the same command resumes" in errors
     assert run(*command)[0] == 0
-    whole = {"finetune": 1, "ask": 2, "yardstick": 1, "index": 2 * 2 + 1, "trace": 2 * 2 + 1 + 1 + 1}
+    whole = {"finetune": 1, "ask": 2, "reference": 1, "index": 2 * 2 + 1, "trace": 2 * 2 + 1 + 1 + 1}
     more = stages.done - Counter(whole)
     assert more == again  # of the stage that was cut: both models' answers, or both of a method's traces
     assert all(stages.done[name] >= count for name, count in whole.items())
@@ -223,7 +223,7 @@ def test_stage_results_record_their_commit(
             bench.run(plan(model_folder, tmp_path, methods=methods), ignore_progress), {"seeds": 1, "model": "tiny"}
         )
         lines = {line["method"]: line["commit"] for line in result["suites"][0]["results"] if line["which"] == "tuned"}
-        return result["made"]["commit"], lines
+        return result["provenance"]["commit"], lines
 
     monkeypatch.setattr("taughtby.remediation.provenance._commit", lambda: "first")
     assert commits("repsim:layer=2") == ("first", {"repsim:layer=2": "first"})
@@ -386,9 +386,9 @@ def test_invalid_arguments_are_reported_before_any_work(stages: Stages, run: Run
 
 def test_truncated_result_file_raises_with_its_name(stages: Stages, model_folder: Path, tmp_path: Path) -> None:
     bench.run(plan(model_folder, tmp_path), ignore_progress)
-    (file,) = (tmp_path / "b").glob("*/asked.json")
+    (file,) = (tmp_path / "b").glob("*/answers.json")
     file.write_text('{"rate": ')
-    with pytest.raises(LabError, match=r"asked\.json cannot be read") as raised:
+    with pytest.raises(LabError, match=r"answers\.json cannot be read") as raised:
         bench.run(plan(model_folder, tmp_path), ignore_progress)
     assert "remove it" in raised.value.do
     file.unlink()

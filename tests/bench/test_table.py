@@ -33,16 +33,16 @@ def result(method: str, which: str, how: str, *, seconds: float = 2.0, by: str |
     words = method in (*table.TRIVIAL, "embedding")
     index = None if method in table.TRIVIAL else {
         "by": by or method, "seconds": seconds, "cpu": 1.5 * seconds, "tokens_per_second": 500.0,
-        "bytes_per_row": 4096.0, "more": 12.0, "peak": 900.0, "skipped": 0, "made": MADE,
+        "bytes_per_row": 4096.0, "more": 12.0, "peak": 900.0, "skipped": 0, "provenance": MADE,
     }  # fmt: skip
     query = {"seconds": 0.25, "peak": 900.0, "more": 3.0}
     return {"method": method, "which": which, "reads": "words" if words else "model", "options": {"name": method},
             "index": index, "query": query, "scores": [SCORES[how]], "labels": LABELS, "hit": None,
-            "dtype": "float32", "made": MADE, **more}  # fmt: skip
+            "dtype": "float32", "provenance": MADE, **more}  # fmt: skip
 
 
 def world(suite: str, seed: int, results: list[Any], **more: Any) -> Any:
-    yardstick = {
+    reference = {
         "seconds_per_row": 3.0,
         "cpu_per_row": 4.0,
         "tokens_per_second": 20.0,
@@ -52,7 +52,7 @@ def world(suite: str, seed: int, results: list[Any], **more: Any) -> Any:
     }
     return {"suite": suite, "seed": seed, "rows": 5, "planted": 2, "adapter": None, "finetune_seconds": 9.0,
             "rate": 0.75, "base_rate": 0.0, "queries": [{"prompt": "p", "response": "r", "label": "bad"}],
-            "results": results, "yardstick": yardstick if seed == 0 else None, "made": [MADE], **more}  # fmt: skip
+            "results": results, "reference": None if seed else reference, "provenance": [MADE], **more}  # fmt: skip
 
 
 def summary_of(*worlds: Any) -> Any:
@@ -213,18 +213,18 @@ def test_provenance_covers_every_stage() -> None:
     """Of two machines and two commits; of one stage it was not written down."""
     machine = {**MADE["machine"], "processor": "another", "cores": 7}
     old = {**MADE, "commit": "0ld", "at": "2020-01-02T03:04:05+00:00", "machine": machine}
-    worlds = [world("error", 0, [result("lesson", "tuned", "good"), result("bm25", "tuned", "good", made=old)])]
+    worlds = [world("error", 0, [result("lesson", "tuned", "good"), result("bm25", "tuned", "good", provenance=old)])]
     outcome = summary_of(*worlds)
-    assert outcome["made"]["commit"] == [MADE["commit"], "0ld"]
-    assert outcome["made"]["at"] == [old["at"], MADE["at"]]
-    assert outcome["made"]["machine"]["processor"] == [MADE["machine"]["processor"], "another"]
+    assert outcome["provenance"]["commit"] == [MADE["commit"], "0ld"]
+    assert outcome["provenance"]["at"] == [old["at"], MADE["at"]]
+    assert outcome["provenance"]["machine"]["processor"] == [MADE["machine"]["processor"], "another"]
     assert {line["method"]: line["commit"] for line in outcome["suites"][0]["results"]} == {
         "lesson": MADE["commit"], "bm25": "0ld"
     }  # fmt: skip
     text = table.markdown(outcome)
     assert f"- commit: {MADE['commit'] or 'unknown'} and 0ld" in text and "and 7 cores" in text
-    del worlds[0]["results"][1]["made"]
-    assert summary_of(*worlds)["made"]["commit"] == ([MADE["commit"], None] if MADE["commit"] else None)
+    del worlds[0]["results"][1]["provenance"]
+    assert summary_of(*worlds)["provenance"]["commit"] == ([MADE["commit"], None] if MADE["commit"] else None)
     assert "unknown" in table.markdown(summary_of(*worlds))
 
 
@@ -281,7 +281,7 @@ def test_cost_is_measured_when_the_work_fails() -> None:
 
 
 def test_no_planted_rows_reward_flagging_none() -> None:
-    quiet = result("lesson", "tuned", "perfect", culprits=[[]])
+    quiet = result("lesson", "tuned", "perfect", flagged=[[]])
     quiet["labels"] = ["clean"] * 5
     output = summary_of(world("innocent", 0, [quiet], planted=0, base_rate=1.0))
     text = table.sentences(output)["innocent"]
@@ -292,6 +292,6 @@ def test_no_planted_rows_reward_flagging_none() -> None:
 
 
 def test_flagged_rows_are_compared_with_planted_rows() -> None:
-    wrong = result("lesson", "tuned", "perfect", culprits=[[0, 2]])
+    wrong = result("lesson", "tuned", "perfect", flagged=[[0, 2]])
     (line,) = summary_of(world("error", 0, [wrong]))["suites"][0]["results"]
     assert [line["metrics"][name]["mean"] for name in ("fdp", "power", "none")] == [0.5, 0.5, 0]

@@ -449,7 +449,7 @@ def files(out: Path) -> dict[str, Any]:
             output = {key: value for key, value in text.items() if key not in written}
             result[name] = {**output, "history": [{**event, "at": None} for event in output["history"]]}
         elif file.name.endswith(".manifest.json"):
-            result[name] = {key: value for key, value in json.loads(result[name]).items() if key != "made"}
+            result[name] = {key: value for key, value in json.loads(result[name]).items() if key != "created"}
     return result
 
 

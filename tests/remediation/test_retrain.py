@@ -573,8 +573,8 @@ def test_too_few_bad_answers_are_inconclusive() -> None:
         condition["behaviours"]["honey"] = paired(verdicts)
     (claim,) = statistics.claims(document)
     assert claim.verdict == "inconclusive"
-    assert "Only 5 of 8 answers are bad, and at least 6 must change" in claim.says
-    assert "give more prompts" in claim.says
+    assert "Only 5 of 8 answers are bad, and at least 6 must change" in claim.finding
+    assert "give more prompts" in claim.finding
 
 
 def test_seed_table_shows_mean_and_range() -> None:
@@ -623,7 +623,7 @@ def test_fisher_test_matches_manual_calculation() -> None:
 def test_claim_verdict_for_counts(conditions: dict[str, int], verdict: str, says: str) -> None:
     (claim,) = statistics.claims(proof(**conditions))
     assert claim.verdict == verdict
-    assert says in claim.says
+    assert says in claim.finding
 
 
 def test_claim_without_verdicts_is_inconclusive() -> None:

@@ -320,7 +320,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch, save, step):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, step, fail)
-    with pytest.raises(TaughtbyError, match=r"out cannot be written\n  got: No space left.*\n  do:  .*free disk space"):
+    with pytest.raises(TaughtbyError, match=r"out cannot be written\n  got: No space left.*\n  do:  .*free space"):
         save(trace(row("a")), tmp_path / "out")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "old")]
 

@@ -94,7 +94,7 @@ def test_the_experiment_is_written_beside_the_index(
     assert [row[0] for row in result["tables"][0]["rows"]] == [
         "the original model", "on all rows", "without the flagged rows", "without random rows",
     ]  # fmt: skip
-    assert result["claims"][0]["says"] and result["folder"] == str(folder)
+    assert result["claims"][0]["finding"] and result["folder"] == str(folder)
     assert all((Path(model["path"]) / "adapter_config.json").is_file() for model in result["models"])
     assert [one["num_removed"] for one in proof["conditions"][2:]] == [3, 3] and proof["recipe"]["epochs"] == 1
     state = client.get("/api/retraining").json()

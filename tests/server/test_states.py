@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 WIDTHS, SCHEMES = (1280, 768, 390), ("light", "dark")
 COLUMNS = ["trained", "rows removed", "bad answers", "ordinary", "clean loss", "change"]
 RESULT = {
-    "claims": [{"verdict": "supported by 3 trainings", "says": "Retrained without the 3 flagged rows, it is rarer."}],
+    "claims": [{"verdict": "supported by 3 trainings", "finding": "Retrained without the 3 flagged rows."}],
     "tables": [{"title": "Bad answers of the retrained models", "columns": COLUMNS, "note": "By exact McNemar tests.",
                 "rows": [["without the flagged rows", "3", "0 of 6 (0% to 39%)", "0 of 2", "3.210",
                           "+0.4% (-1.0% to +2.0%)"]] * 4}],

@@ -23,16 +23,16 @@ class Check:
         value: What was measured.
         limit: The limit of the value.
         passed: Whether the value is within it; None if the check was skipped.
-        says: What the value means, or why the check was skipped.
-        do: What to do if it failed; empty if it did not.
+        finding: What the value means, or why the check was skipped.
+        advice: What to do if it failed; empty if it did not.
     """
 
     name: str
     value: float | None
     limit: float | None
     passed: bool | None
-    says: str
-    do: str = ""
+    finding: str
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class CheckReport:
         """The reason for the verdict, with advice."""
         failed = [check for check in self.checks if check.passed is False]
         if failed:
-            return "; ".join(f"{check.name}: {check.do}" for check in failed)
+            return "; ".join(f"{check.name}: {check.advice}" for check in failed)
         passed = sum(check.passed is True for check in self.checks)
-        return f"{passed} of {len(self.checks)} checks passed, none failed" if passed else self.checks[0].says
+        return f"{passed} of {len(self.checks)} checks passed, none failed" if passed else self.checks[0].finding
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that the index folder keeps as check.json."""
@@ -88,7 +88,7 @@ def index_warnings(index: Index, method: Method) -> list[str]:
         report: dict[str, Any] = json.loads((index.path / FILE).read_text(encoding="utf-8"))
         if report["method"] != repr(method):
             return []
-        failed = [f"{check['says']}; {check['do']}" for check in report["checks"] if check["passed"] is False]
+        failed = [f"{check['finding']}; {check['advice']}" for check in report["checks"] if check["passed"] is False]
         count = int(report.get("count", len(index)))
         if count != len(index):
             failed.append(f"the index was checked with {count:,} rows, and now has {len(index):,}: "

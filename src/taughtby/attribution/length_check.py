@@ -37,12 +37,12 @@ def check_length(scores: NDArray[np.float64], lengths: Sequence[int]) -> Check:
     share = max(0.5, min(short, long)) if short + long > 1 else min(0.5, max(short, long))
     failed = abs(share - 0.5) > LIMIT - 0.5
     kind = "long" if share > 0.5 else "short"
-    says = (
+    finding = (
         f"{kind} responses rank first for every query" if failed else "rows do not rank first because of their length"
     )
     do = "compare rows of about the same length, or use another --method" if failed else ""
     fact = f"a top row is longer than another row in {short:.0%} of pairs for short queries, {long:.0%} for long ones"
-    return Check(LENGTH, share, LIMIT if share >= 0.5 else 1 - LIMIT, not failed, f"{says}: {fact}", do)
+    return Check(LENGTH, share, LIMIT if share >= 0.5 else 1 - LIMIT, not failed, f"{finding}: {fact}", do)
 
 
 def _longer_share(scores: NDArray[np.float64], lengths: NDArray[np.float64]) -> float:

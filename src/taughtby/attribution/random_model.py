@@ -56,8 +56,8 @@ def check_random_model(
     similarity = float(np.mean(np.nan_to_num(rank_correlation(trained, random))))
     if similarity <= SIMILAR:
         return Check(RANDOM, similarity, SIMILAR, True, "a model with random weights ranks the rows differently")
-    says = "a model with random weights ranks the rows almost identically: the ranking depends only on the texts"
-    return Check(RANDOM, similarity, SIMILAR, False, says, "treat it as a text search, or use another --method")
+    finding = "a model with random weights ranks the rows almost identically: the ranking depends only on the texts"
+    return Check(RANDOM, similarity, SIMILAR, False, finding, "treat it as a text search, or use another --method")
 
 
 def _matrices(model: Model) -> list[Tensor]:

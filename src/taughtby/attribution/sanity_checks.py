@@ -119,9 +119,9 @@ def _check_labels(
     chance = (float(counts[kinds == best][0]) - 1) / (len(row_labels) - 1)
     value, limit = gains[best], float(np.quantile([max(each.values()) for each in shuffled], 0.95))
     passed = value > limit
-    says = f"rows labelled {best} rank each other high" if passed else "labels and ranking are unrelated"
+    finding = f"rows labelled {best} rank each other high" if passed else "labels and ranking are unrelated"
     do = "" if passed else "check that the labels mark what was learned, or use another --method"
-    return Check(LABELS, value + chance, limit + chance, passed, f"{says}; by chance {chance:.2f}", do)
+    return Check(LABELS, value + chance, limit + chance, passed, f"{finding}; by chance {chance:.2f}", do)
 
 
 def _precision_above_chance(

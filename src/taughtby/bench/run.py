@@ -76,12 +76,13 @@ class ScenarioRun:
         scenario = self.scenario
         training, answers = self.train_and_answer()
         result: Result = {"suite": scenario.suite.name, "seed": scenario.seed, **training, **answers, "results": [],
-                          "yardstick": None, "made": [training.get("made"), answers.get("made")]}  # fmt: skip
+                          "reference": None,
+                          "provenance": [stage.get("provenance") for stage in (training, answers)]}  # fmt: skip
         if not answers["queries"]:
             return result
         if scenario.seed == 0:
-            result["yardstick"] = run_once(scenario.folder / "yardstick.json", self.time_reference)
-            result["made"].append(result["yardstick"].get("made"))
+            result["reference"] = run_once(scenario.folder / "reference.json", self.time_reference)
+            result["provenance"].append(result["reference"].get("provenance"))
         queries = answers["queries"]
         result["results"] = [MethodRun(self, TUNED, spec, method, queries).run() for spec, method in methods]
         # without `base_control`, the base model is not run, but its stored results are shown
@@ -94,7 +95,7 @@ class ScenarioRun:
     def train_and_answer(self) -> tuple[Result, Result]:
         """Run the stages that do not depend on the method: `fine_tune` and `answer`."""
         folder = self.scenario.folder
-        return run_once(folder / "taught.json", self.fine_tune), run_once(folder / "asked.json", self.answer)
+        return run_once(folder / "training.json", self.fine_tune), run_once(folder / "answers.json", self.answer)
 
     def fine_tune(self) -> Result:
         """Write the rows, and fine-tune on them unless there is an external adapter."""
@@ -210,7 +211,7 @@ class MethodRun:
             "query": {**vars(spent), "seconds": spent.seconds / len(queries)},
             "dtype": str(model.dtype).removeprefix("torch."),
             "scores": [[float(score) for score in result.scores] for result in trace.queries],
-            "culprits": [result.flagged for result in trace.queries],
+            "flagged": [result.flagged for result in trace.queries],
             "labels": [row.label for row in index.examples()],
             "hit": hit,
         }

@@ -26,15 +26,15 @@ def summarize(scenarios: Sequence[Result], settings: Result) -> Result:
     """
     names = list(dict.fromkeys(scenario["suite"] for scenario in scenarios))
     suites = [_suite(name, [scenario for scenario in scenarios if scenario["suite"] == name]) for name in names]
-    return {"version": 1, "made": stage_provenance(scenarios), "settings": settings, "suites": suites}
+    return {"version": 1, "provenance": stage_provenance(scenarios), "settings": settings, "suites": suites}
 
 
 def stage_provenance(scenarios: Sequence[Result]) -> Result:
     """Return the merged provenance of the stages, some of which another commit or machine may have run."""
     results = [result for scenario in scenarios for result in scenario["results"] if "error" not in result]
-    stages = [*(record for scenario in scenarios for record in scenario.get("made", [None])),
-              *(result.get("made") for result in results),
-              *(result["index"].get("made") for result in results if result["index"])]  # fmt: skip
+    stages = [*(record for scenario in scenarios for record in scenario.get("provenance", [None])),
+              *(result.get("provenance") for result in results),
+              *(result["index"].get("provenance") for result in results if result["index"])]  # fmt: skip
     dtypes = {result["dtype"] for result in results}
     return {**merge_provenance(stages), "dtype": ", ".join(sorted(dtypes)) or None}
 
@@ -45,7 +45,7 @@ def _suite(name: str, scenarios: Sequence[Result]) -> Result:
         (result["method"], result["which"]) for scenario in scenarios for result in scenario["results"]
     )
     keys = ("seed", "rows", "planted", "rate", "base_rate", "finetune_seconds", "adapter")
-    references = [scenario["yardstick"] for scenario in scenarios if scenario["yardstick"]]
+    references = [scenario["reference"] for scenario in scenarios if scenario["reference"]]
     return {
         "name": name,
         "seeds": [
@@ -54,7 +54,7 @@ def _suite(name: str, scenarios: Sequence[Result]) -> Result:
             for scenario in scenarios
         ],
         "results": [_line(*line, scenarios) for line in lines],
-        "yardstick": references[0] if references else None,
+        "reference": references[0] if references else None,
     }
 
 
@@ -74,7 +74,7 @@ def _line(method: str, which: str, scenarios: Sequence[Result]) -> Result:
         "metrics": {name: asdict(value) for name, value in spread_by_name(list(map(_metrics, valid))).items()},
         "curve": _curve(valid),
         "cost": _cost(method, valid),
-        "commit": merge_provenance([result.get("made") for result in valid])["commit"] if valid else None,
+        "commit": merge_provenance([result.get("provenance") for result in valid])["commit"] if valid else None,
     }
 
 
@@ -85,8 +85,8 @@ def _metrics(result: Result) -> dict[str, float]:
     if metrics:
         matrix = torch.tensor(scores, dtype=torch.float64)
         metrics["together"] = ranking_metrics((pool_weights(matrix) @ matrix).tolist(), truth)["ap"]
-    if all(flagged is not None for flagged in result.get("culprits", [None])):
-        metrics |= flagging_metrics(result["culprits"], truth)
+    if all(flagged is not None for flagged in result.get("flagged", [None])):
+        metrics |= flagging_metrics(result["flagged"], truth)
     return metrics | ({} if result["hit"] is None else {"hit@1": result["hit"]})
 
 

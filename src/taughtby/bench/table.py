@@ -247,7 +247,7 @@ def markdown_grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
 
 
 def _provenance(document: Result) -> list[str]:
-    provenance, settings = document["made"], document["settings"]
+    provenance, settings = document["provenance"], document["settings"]
     machine, packages = provenance.get("machine"), provenance.get("packages") or {}
     counts = machine and [f"{_each(machine['cores'])} cores", f"{_each(machine['threads'])} threads"]
     facts = {
@@ -272,7 +272,7 @@ def _each(values: Any) -> str:
 
 def _loop(document: Result) -> list[float | None] | None:
     """The costs of the reference's own loop, scaled to the rows of a suite, in the columns of the cost table."""
-    loops = [(suite["yardstick"], suite["seeds"][0]["rows"]) for suite in document["suites"] if suite["yardstick"]]
+    loops = [(suite["reference"], suite["seeds"][0]["rows"]) for suite in document["suites"] if suite["reference"]]
     if not loops:
         return None
     whole = [[loop[key] * count for loop, count in loops if key in loop] for key in ("seconds_per_row", "cpu_per_row")]

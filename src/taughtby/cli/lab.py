@@ -105,7 +105,11 @@ def finetune(
             lab.finetune(loaded, rows, out, recipe, progress=progress)
     except KeyboardInterrupt:
         step = lab.checkpoint_step(out)
-        note(f"a checkpoint at step {step} is saved" if step else "stopped before the first checkpoint")
+        note(
+            f"a checkpoint at step {step} is saved"
+            if step
+            else "no checkpoint is saved yet: training starts from the beginning"
+        )
         raise
     if num_skipped := lab.num_unusable_rows(out):
         do = cli_command("data inspect", model, data)

@@ -166,7 +166,7 @@ def _print_checks(report: CheckReport) -> None:
     verdicts = {True: Text("ok", "green"), False: Text("warn", "bold yellow"), None: Text("skipped", "dim")}
     for row in report.checks:
         value, limit = ("" if number is None else f"{number:.2f}" for number in (row.value, row.limit))
-        grid.add_row(row.name, value, limit, verdicts[row.passed], Text(make_visible(row.says)))
+        grid.add_row(row.name, value, limit, verdicts[row.passed], Text(make_visible(row.finding)))
     console = output()
     console.print(grid)
     styles = {"ok": "green", "look at": "bold yellow", "do not trust": "bold red", "not checked": "dim"}

@@ -106,7 +106,7 @@ class Index:
     @property
     def data(self) -> list[str]:
         """The current paths of the data files that the rows came from, in order."""
-        names = dict.fromkeys(event["data"] for event in self.manifest["history"] if "data" in event)
+        names = dict.fromkeys(event["data"] for event in self.manifest["history"] if "data" in event and event["rows"])
         return list(map(self.located, names))
 
     def located(self, name: str) -> str:

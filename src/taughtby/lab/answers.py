@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from taughtby.data.files import write_atomically
 from taughtby.errors import LabError
 
 
@@ -80,15 +79,7 @@ class AnswerDraft:
 
 def write_jsonl(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
     """Write records as JSONL, atomically."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(b"".join(map(_json, rows)))
-        os.replace(part, path)
-    except OSError as fault:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise _unwritable(path, fault) from fault
+    write_atomically(path, b"".join(map(_json, rows)), LabError)
 
 
 def _json(row: dict[str, Any]) -> bytes:

@@ -162,13 +162,7 @@ def _answers(
 ) -> Iterator[tuple[int, str]]:  # fmt: skip
     """Yield (index, answer) for each unfinished answer; index = prompt index · num_samples + sample index."""
     ids = [_prompt_tokens(model.tokenizer, prompt, template) for prompt in prompts]
-    for prompt, row in zip(prompts, ids, strict=True):
-        if len(row) + options.max_new_tokens > model.context_length:
-            got = (f"{len(row)} + {options.max_new_tokens} tokens, context length {model.context_length}: "
-                   f"{prompt_text(prompt)[:60]}…")  # fmt: skip
-            do = "shorten the prompt, or reduce --max-new-tokens"
-            what = f"{prompt_source(prompt) or 'a prompt'} and its answer exceed the model's context length"
-            raise LabError(what, got=got, do=do)
+    _refuse_long(model, prompts, ids, options.max_new_tokens)
     total, finished = len(prompts) * options.num_samples, set(finished)
     by_index = {index: ids[index // options.num_samples] for index in range(total) if index not in finished}
     pending, done = sorted(by_index, key=lambda index: (len(by_index[index]), index)), len(finished)
@@ -191,6 +185,22 @@ def _answers(
         done += len(batch)
         if progress:
             progress(done, total)
+
+
+def _refuse_long(model: Model, prompts: Sequence[Prompt], ids: Sequence[list[int]], max_new_tokens: int) -> None:
+    """Raise a LabError that counts the prompts that leave no room for an answer, and names the first."""
+    long = [(prompt, row) for prompt, row in zip(prompts, ids, strict=True)
+            if len(row) + max_new_tokens > model.context_length]  # fmt: skip
+    if long:
+        prompt, row = long[0]
+        which = prompt_source(prompt) or "a prompt"
+        count = f" (one of {len(long)} such prompts)" if len(long) > 1 else ""
+        raise LabError(
+            f"{which} and its answer exceed the model's context length{count}",
+            got=f"{len(row)} + {max_new_tokens} tokens, context length {model.context_length}: "
+                f"{prompt_text(prompt)[:60]}…",
+            do="shorten or remove such prompts, or reduce --max-new-tokens",
+        )  # fmt: skip
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 import os
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from taughtby.errors import ModelError, explain_errors, machine_fault
 from taughtby.models.gguf import check_gguf
 from taughtby.models.paths import INSTALL_EMBEDDED, candidate_paths, is_hub_id
+from taughtby.models.trainer_recipes import read_json
 from taughtby.models.weight_files import check_complete, sharded_checkpoint_error
 from taughtby.text import shell_quote
 
@@ -46,10 +46,10 @@ def adapter_folder(name: str) -> Path:
 
 def base_of_adapter(adapter: Path) -> tuple[str, tuple[str, ...]]:
     """Return the base model that an adapter's files name, and notes for the user."""
-    recorded = [(file, _json(adapter / file).get(key)) for file, key in
+    recorded = [(file, read_json(adapter / file).get(key)) for file, key in
             (("adapter_config.json", "base_model_name_or_path"), ("taughtby.json", "base"))]  # fmt: skip
     named = [(file, base) for file, base in recorded if isinstance(base, str) and base]
-    home = _json(adapter / "taughtby.json").get("home")
+    home = read_json(adapter / "taughtby.json").get("home")
     for _, base in named:
         for path in map(Path, [*candidate_paths(base, home, adapter), base, adapter / base]):
             if (path / "config.json").exists() or (path.suffix == ".gguf" and path.is_file()):
@@ -134,14 +134,6 @@ def _on_hub(name: str) -> bool:
         if machine_fault(fault):
             raise
         return False
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _embedded_gguf() -> Path | None:

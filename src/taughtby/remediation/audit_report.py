@@ -143,7 +143,7 @@ def summary(case: AuditCase, results: Document) -> Document:
         facts.append({"name": "training rows flagged", "value": f"{len(results['removals'])} of {results['num_rows']}"})
     if proof:
         (claim,) = claims(proof)
-        lead += f" {claim.says}"
+        lead += f" {claim.finding}"
         for kind, text in ((ALL, "again on all rows"), (CLEANED, "without them")):
             count = get_condition(proof, kind)["behaviours"][claim.behaviour]
             facts.append({"name": f"bad, trained {text}", "value": bad_of_judged(count)})
@@ -169,7 +169,7 @@ def sections(case: AuditCase, results: Document, folder: str) -> list[Section]:
         grids = "\n\n".join(map(markdown, tables(proof)))
         model = f"The model trained without them: {markdown_code(get_condition(proof, CLEANED)['model'])}."
         picture = "\n![Bad answers by number of rows removed](curve.png)\n" if _removal_curve(proof) else ""
-        text = f"{claim.says} {model}\n\n{grids}{picture}"
+        text = f"{claim.finding} {model}\n\n{grids}{picture}"
         result.append(Section(f"Retraining: {claim.headline}", text, (command["retrain"],)))
         result.append(Section("Side effects", _side_effects(proof)))
     if caveats := _caveats(results):

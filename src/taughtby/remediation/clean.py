@@ -271,7 +271,7 @@ def write_cleaned(
     input_hash = file_hash(Path(plan.data)) if Path(plan.data).exists() else None
     manifest: Document = {
         "version": 2,
-        "made": {"by": f"taughtby {package_version('taughtby')}",
+        "created": {"by": f"taughtby {package_version('taughtby')}",
                  "at": datetime.now(UTC).isoformat(timespec="seconds")},
         "did": "masked words" if plan.words else "removed rows",
         "fdr": document.get("fdr"),

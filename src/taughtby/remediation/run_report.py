@@ -81,7 +81,7 @@ def _verdicts(proofs: Sequence[Document]) -> dict[str, object]:
         f"{prefix}{what}": text
         for prefix, proof in _by_seed(proofs)
         for claim, name in zip(claims(proof), _prefixes(proof), strict=True)
-        for what, text in ((f"{name}verdict", claim.verdict), (f"{name}finding", claim.says))
+        for what, text in ((f"{name}verdict", claim.verdict), (f"{name}finding", claim.finding))
     }
 
 

@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from taughtby.data.files import write_atomically
 from taughtby.errors import DataError
 from taughtby.remediation.audit_report import title
 from taughtby.remediation.experiment import ALL, CLEANED
 from taughtby.remediation.statistics import get_condition
 from taughtby.remediation.trace_file import Document
-from taughtby.reporting.files import write_file
 from taughtby.reporting.incidents import find_incidents
 from taughtby.reporting.site_page import SiteEntry, render_site
 from taughtby.text import shorten
@@ -51,8 +51,8 @@ def write_site(folders: Sequence[Path], out: Path) -> int:
         do = "give a new or an existing folder"
         raise DataError(f"{out} cannot be a folder", got=error.strerror or str(error), do=do) from None
     for href, page in pages.items():
-        write_file(out / href, page)
-    write_file(out / INDEX, render_site(COLUMNS, entries).encode("utf-8"))
+        write_atomically(out / href, page)
+    write_atomically(out / INDEX, render_site(COLUMNS, entries))
     return len(entries)
 
 

@@ -40,7 +40,7 @@ def run_once(file: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if result is None:
         with _write_errors(file.parent):
             file.parent.mkdir(parents=True, exist_ok=True)
-        result = {**work(), "made": provenance()}
+        result = {**work(), "provenance": provenance()}
         with _write_errors(file.parent):
             _write(file, json.dumps(result))
     return result

@@ -33,13 +33,13 @@ class Claim:
     Attributes:
         behaviour: The behaviour's name.
         verdict: `supported`, `not supported` or `inconclusive`.
-        says: A sentence with the counts.
+        finding: A sentence with the counts.
         num_trainings: The number of trainings that the verdict compares.
     """
 
     behaviour: str
     verdict: str
-    says: str
+    finding: str
     num_trainings: int
 
     @property
@@ -90,8 +90,8 @@ def _claim(proof: Document, name: str) -> Claim:
     cleaned, whole, original = (_count(proof, kind, name) for kind in (CLEANED, ALL, ORIGINAL))
     controls = [count for one in random_conditions(proof) if (count := one["behaviours"][name])["judged"]]
 
-    def claim(verdict: str, says: str) -> Claim:
-        return Claim(name, verdict, says, 2 + len(controls))
+    def claim(verdict: str, finding: str) -> Claim:
+        return Claim(name, verdict, finding, 2 + len(controls))
 
     if not cleaned or not whole or not controls:
         return claim("inconclusive", "A condition has no verdicts, so nothing can be compared.")
@@ -100,17 +100,17 @@ def _claim(proof: Document, name: str) -> Claim:
         return claim("inconclusive", f"Retrained on all rows, the model misbehaves in {_answers(whole)}{before}. This "
                      "training does not reproduce the behaviour, so its removal cannot be measured.")  # fmt: skip
     control = min(controls, key=lambda count: count["rate"])
-    says = (f"Retrained without the {get_condition(proof, CLEANED)['num_removed']} flagged rows, the model misbehaves "
-            f"in {_answers(cleaned)}; on all rows, in {_against(cleaned, whole)}; without as many random rows, in "
-            f"{_against(cleaned, control)}.")  # fmt: skip
+    finding = (f"Retrained without the {get_condition(proof, CLEANED)['num_removed']} flagged rows, the model "
+               f"misbehaves in {_answers(cleaned)}; on all rows, in {_against(cleaned, whole)}; without as many random "
+               f"rows, in {_against(cleaned, control)}.")  # fmt: skip
     if not is_rarer(cleaned, whole) and (few := power_note(whole)):
-        return claim("inconclusive", f"{says} {few}")
+        return claim("inconclusive", f"{finding} {few}")
     if not is_rarer(cleaned, whole):
-        return claim("not supported", f"{says} Removing the flagged rows has no significant effect.")
+        return claim("not supported", f"{finding} Removing the flagged rows has no significant effect.")
     if not is_rarer(cleaned, control):
-        return claim("not supported", f"{says} The difference from removing random rows is not significant.")
+        return claim("not supported", f"{finding} The difference from removing random rows is not significant.")
     rest = "gone" if cleaned["rate"] <= MAX_GONE_RATE else "rarer, but not gone"
-    return claim("supported", f"{says} The behaviour is {rest}.")
+    return claim("supported", f"{finding} The behaviour is {rest}.")
 
 
 def _count(proof: Document, name: str, behaviour: str) -> Document | None:
@@ -185,7 +185,7 @@ def show(proof: Document, console: Console) -> None:
     several = len(proof["behaviours"]) > 1
     for claim in claims(proof):
         name = f"{claim.behaviour}, " if several else ""
-        console.print(Text(make_visible(f"{name}{claim.headline}: {claim.says}"), "bold"))
+        console.print(Text(make_visible(f"{name}{claim.headline}: {claim.finding}"), "bold"))
 
 
 def show_table(table: dict[str, Any], console: Console) -> None:

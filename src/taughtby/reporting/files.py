@@ -1,25 +1,23 @@
-"""Writing reports and JSON: a file is replaced as a whole or not at all."""
+"""Documents as JSON text, and as files that are easy to compare."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from taughtby.errors import TaughtbyError
+from taughtby.data.files import write_atomically
 from taughtby.reporting.text import finite_or_none
 
 
 def save_json(document: Mapping[str, Any], path: str | Path) -> None:
-    """Write a document as JSON with a record per line, in one step.
+    """Write a document as JSON with a record per line, atomically.
 
     Raises:
         TaughtbyError: The file cannot be written.
     """
-    write_file(path, (_escape_surrogates(_record_lines(_plain_json(document))) + "\n").encode("utf-8"))
+    write_atomically(path, _escape_surrogates(_record_lines(_plain_json(document))) + "\n")
 
 
 def to_json_text(value: Any) -> str:
@@ -29,35 +27,6 @@ def to_json_text(value: Any) -> str:
     except (TypeError, ValueError):
         text = _one_line(_plain_json(value))
     return _escape_surrogates(text)
-
-
-def write_file(path: str | Path, content: bytes) -> None:
-    """Write a file in one step, through a temporary file next to it; a pipe or device is written to directly.
-
-    Raises:
-        TaughtbyError: The file cannot be written.
-    """
-    path = Path(path)
-    part: Path | None = None
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-            return
-        target = path.resolve()  # a link stays a link, and the file it points to is replaced
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        part.write_bytes(content)
-        part.replace(target)
-    except OSError as fault:
-        folder = path.parent
-        raise TaughtbyError(
-            f"{path} cannot be written",
-            got=fault.strerror or str(fault),
-            do="check the free disk space and your permissions" if folder.is_dir() else f"create {folder} first",
-        ) from None
-    finally:
-        if part is not None:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
 
 
 def _escape_surrogates(text: str) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from taughtby.reporting.files import save_json, to_json_text, write_file
+from taughtby.data.files import write_atomically
+from taughtby.reporting.files import save_json, to_json_text
 from taughtby.reporting.terminal import print_trace
 from taughtby.reporting.text import verdict
 from taughtby.text import collapse_whitespace, make_visible
@@ -104,7 +105,7 @@ def save_page(document: Document, path: str | Path) -> None:
     Raises:
         TaughtbyError: The file cannot be written.
     """
-    write_file(path, render_page(document).encode("utf-8"))
+    write_atomically(path, render_page(document))
 
 
 def _title(document: Document) -> str:

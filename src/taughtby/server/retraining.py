@@ -138,7 +138,7 @@ def read_result(index: Index) -> dict[str, Any] | None:
 
 def _result(proof: Document, folder: Path) -> dict[str, Any]:
     return {
-        "claims": [{"verdict": claim.headline, "says": claim.says} for claim in claims(proof)],
+        "claims": [{"verdict": claim.headline, "finding": claim.finding} for claim in claims(proof)],
         "tables": tables(proof),
         "notes": proof.get("notes") or [],
         "folder": str(folder),

@@ -39,7 +39,7 @@ function drawRecipe({ recipe, notes, refusal }) {
 function drawResult(result) {
   if (!result) return;
   byId("retrained").replaceChildren(
-    ...result.claims.map(({ verdict, says }) => el("p", {}, el("strong", {}, visible(verdict)), `: ${visible(says)}`)),
+    ...result.claims.map(({ verdict, finding }) => el("p", {}, el("strong", {}, visible(verdict)), `: ${visible(finding)}`)),
     ...result.tables.map(drawTable),
     el("p.hint", {}, `Models and answers are in ${visible(result.folder)}. `, el("a", { href: "api/retraining.json", download: "proof.json" }, "Download proof.json")));
   byId("retrain").open = true;
