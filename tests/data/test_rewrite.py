@@ -17,6 +17,7 @@ from taughtby.data import rewrite
 from taughtby.data.dataset import read_examples
 from taughtby.data.jsonl_edits import Edits, Marks
 from taughtby.data.readers import read_records
+from taughtby.data.readers.stream import open_binary
 from taughtby.data.rewrite import describe_preservation, rewrite_dataset
 from taughtby.errors import DataError
 from writers import KIND, LINES, jsonl
@@ -173,6 +174,8 @@ def test_rewriting_csv_keeps_all_other_cells(name: str, bom: bytes, gone: tuple[
     data, out, marked = packed(name, tmp_path, bom + b"".join(cells)), tmp_path / f"out-{name}", tmp_path / f"m-{name}"
     before = rewritten(data, out, *gone)
     assert len(before) == 6
+    with open_binary(out) as raw:
+        assert raw.read().startswith(codecs.BOM_UTF8) == bool(bom)
     assert [record for _, record in read_records(str(out))] == [
         record for at, (_, record) in enumerate(before) if at not in gone
     ]

@@ -5,6 +5,7 @@ In JSON Lines all other bytes stay the same; in all other formats the other rows
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -22,7 +23,7 @@ from taughtby.data.example import Record
 from taughtby.data.files import atomic_path
 from taughtby.data.jsonl_edits import FIELD, Edits, Marks
 from taughtby.data.readers import SAVED, TABLES, read_records, shards
-from taughtby.data.readers.stream import COMPRESSED, file_type
+from taughtby.data.readers.stream import COMPRESSED, file_type, open_binary
 from taughtby.data.readers.texts import csv_delimiter, csv_rows, listed_rows
 from taughtby.errors import DataError, OptionError
 
@@ -152,7 +153,13 @@ def _json_list(path: Path, edits: Edits) -> Iterator[bytes]:
 
 
 def _csv(path: Path, edits: Edits) -> Iterator[bytes]:
-    """Write the rows with Python's `csv`, with one more column if words are marked."""
+    """Write the rows with Python's `csv`, with one more column if words are marked.
+
+    A byte order mark is kept, because spreadsheets need it to recognise UTF-8.
+    """
+    with open_binary(path) as raw:
+        if raw.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+            yield codecs.BOM_UTF8
     line = io.StringIO(newline="")
     writer = csv.writer(line, delimiter=csv_delimiter(path))
     header: list[str] = []
