@@ -25,6 +25,7 @@ from taughtby.bench.suites import Size
 from taughtby.errors import LabError, OptionError
 from taughtby.index.reader import Index
 from taughtby.lab.finetune import finetune
+from taughtby.lab.training_options import TrainingOptions
 from taughtby.methods import METHODS
 from taughtby.progress import ProgressCallback
 
@@ -106,6 +107,24 @@ def test_full_benchmark_run_and_cached_rerun(
     # one more method: nothing but its own stages
     assert run(*command, "--method", "repsim:layer=1")[0] == 0
     assert stages.done == {"index": 2 * worlds, "trace": 2 * worlds}
+
+
+def test_training_takes_the_epochs_of_the_option(
+    stages: Stages, run: Run, model_folder: Path, adapter_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[int] = []
+
+    def copied(model: Any, rows: Any, out: Path, recipe: TrainingOptions, **_: Any) -> None:
+        epochs.append(recipe.epochs)
+        shutil.copytree(adapter_folder, out)
+
+    monkeypatch.setattr(bench, "finetune", copied)
+    command = ("bench", "run", "error", "-m", "random", "--seeds", 1, "--rows", 14, "--planted", 5, "--model",
+               model_folder, "-o", tmp_path / "b")  # fmt: skip
+    for option in ((), ("--epochs", 1), ()):  # the third finds the adapter of the first
+        code, _, errors = run(*command, *option)
+        assert code == 0, errors
+    assert epochs == [3, 1]
 
 
 def checked(document: dict[str, Any]) -> None:

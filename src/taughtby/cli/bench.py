@@ -33,6 +33,7 @@ BenchModel = Annotated[
         rich_help_panel=options.MODEL_PANEL,
     ),
 ]
+Epochs = Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the rows in every training.")]
 Seeds = Annotated[
     int,
     typer.Option(min=1, metavar="N", help="The number of seeds, from 0, of the rows, the training and the queries."),
@@ -51,6 +52,7 @@ def run(
     resume: Annotated[bool, typer.Option(help="Use earlier results in OUT; --no-resume computes all of them again.")] = True,
     rows: Annotated[int, typer.Option(min=2, metavar="N", help="The number of rows of a suite.")] = 150,
     planted: Annotated[int, typer.Option(min=1, metavar="N", help="How many of them are planted.")] = 40,
+    epochs: Epochs = 3,
     model: BenchModel = "smollm2",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -62,6 +64,7 @@ def run(
     from taughtby.bench.public_sets import available
     from taughtby.bench.scenario import BenchPlan
     from taughtby.bench.suites import Size
+    from taughtby.lab.training_options import TrainingOptions
 
     plan = BenchPlan(
         suites=_suites(suites or ["easy", *(available(data) if data else ())]),
@@ -75,6 +78,7 @@ def run(
         dtype=dtype,
         device=device,
         size=Size(num_rows=rows, num_planted=planted),
+        recipe=TrainingOptions(learning_rate=2e-3, epochs=epochs),
     )
     if {*plan.suites} - {*plan.adapters}:
         check_training(model)
@@ -147,7 +151,7 @@ def causal(
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="The number of trainings at a time.")] = 1,
     rows: Annotated[int, typer.Option(min=2, metavar="N", help="The number of rows of a suite.")] = 64,
     planted: Annotated[int, typer.Option(min=1, metavar="N", help="How many of them are planted.")] = 16,
-    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the rows in every training.")] = 3,
+    epochs: Epochs = 3,
     model: BenchModel = "smollm2",
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -162,7 +166,7 @@ def causal(
     from taughtby.bench.causal import run as run_plan
     from taughtby.bench.scenario import BenchPlan
     from taughtby.bench.suites import Size
-    from taughtby.lab.finetune import TrainingOptions
+    from taughtby.lab.training_options import TrainingOptions
     from taughtby.progress import progress_bar
 
     bench = BenchPlan(
