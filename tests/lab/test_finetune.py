@@ -519,7 +519,7 @@ def test_interrupted_command_reports_checkpoint_and_resumes(
 ) -> None:
     monkeypatch.setattr("taughtby.lab.trainer.CHECKPOINT_SECONDS", 0.0)
     trainer = lab._make_trainer
-    for step, text in ((1, "no checkpoint is saved yet"), (3, "a checkpoint at step 2 is saved")):
+    for step, text in ((1, "no checkpoint yet: training will start over"), (3, "a checkpoint at step 2 is saved")):
         monkeypatch.setattr(lab, "_make_trainer", lambda *given, at=step: trainer(*given[:4], stopping(at)))
         code, _, err = run("lab", "finetune", model_folder, data, "-o", tmp_path / "out", "--epochs", 4)
         assert code == 130

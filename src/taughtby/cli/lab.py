@@ -105,11 +105,7 @@ def finetune(
             lab.finetune(loaded, rows, out, recipe, progress=progress)
     except KeyboardInterrupt:
         step = lab.checkpoint_step(out)
-        note(
-            f"a checkpoint at step {step} is saved"
-            if step
-            else "no checkpoint is saved yet: training starts from the beginning"
-        )
+        note(f"a checkpoint at step {step} is saved" if step else "no checkpoint yet: training will start over")
         raise
     if num_skipped := lab.num_unusable_rows(out):
         do = cli_command("data inspect", model, data)
