@@ -14,12 +14,14 @@ from taughtby.remediation.trace_file import Document
 
 def rows_of_other_data(trace: Document, data: str, rows: Sequence[Removal]) -> dict[str, list[Removal]]:
     """The rows that were indexed from other data than `data`, by its name; empty if the index is of one file."""
+    if not rows:
+        return {}
     try:
         index = Index.open(str(trace.get("index")))
     except StoreError:
         return {}
     others = [name for name in index.data if absolute_name(name) != absolute_name(data)]
-    if not rows or len(others) == len(index.data):  # the file was moved, or it is not of this index
+    if len(others) == len(index.data):  # the file was moved, or it is not of this index
         return {}
     table = index.dataset.to_table(columns=["id", "source"]).to_pydict()
     sources = dict(zip(table["id"], table["source"], strict=True))
